@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CKS, the causal knowledge-enhanced sticker selection model."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_cks import CKSConfig
+from .losses import contrastive_loss, emotion_loss, match_loss, triplet_loss
+from .multimodal_encoder import MultimodalEncoder
+from .utterance_extractor import UtteranceExtractor
+from .visual_extractor import ContentInvariantModule, VisualExtractor, VisualKnowledgeDeconfounder
+
+# Encoders of the BERT kind carry a pooler that CKS never reads; left in, its unused weights stop
+# training over several processes.
+_HAVE_POOLER = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie")
+
+
+@dataclass
+class CKSOutput(ModelOutput):
+    """What a [`CKSModel`] answers for B dialogues, S distinct stickers and N candidates.
+
+    Args:
+        loss: scalar, L_itm + L_co + 0.5 L_em + 0.3 L_tri (equation 14); None without `positive`.
+        match_loss, contrastive_loss, emotion_loss, triplet_loss: scalars, its parts, unweighted;
+            None without `positive` or where an ablation removed the part.
+        scores: (B, N), softmax over the candidates of the contrastive logits plus P(match); -inf
+            where `candidates` is -1. None without `candidates`.
+        contrastive_logits: (B, N), scaled cosines of h~_T and v; -inf on padding. None without
+            `candidates` or contrast.
+        match_logits: (B, N, 2) of (no match, match); zero on padding. None without `candidates`
+            or the match head.
+        candidate_emotion_logits: (B, N, C), the emotion given each candidate; zero on padding.
+            None without `candidates` or the emotion head.
+        emotion_logits: (B, C), the emotion given the right sticker. None without `positive` or
+            the emotion head.
+        dialogue_embeds: (B, D), h~_T.
+        sticker_embeds: (S, D), the unbiased feature v of each distinct sticker.
+        utterance_weights: (B, T), how emotional each utterance is to the present turn; zero on
+            padding, None without KEUE.
+    """
+
+    loss: Tensor | None = None
+    match_loss: Tensor | None = None
+    contrastive_loss: Tensor | None = None
+    emotion_loss: Tensor | None = None
+    triplet_loss: Tensor | None = None
+    scores: Tensor | None = None
+    contrastive_logits: Tensor | None = None
+    match_logits: Tensor | None = None
+    candidate_emotion_logits: Tensor | None = None
+    emotion_logits: Tensor | None = None
+    dialogue_embeds: Tensor | None = None
+    sticker_embeds: Tensor | None = None
+    utterance_weights: Tensor | None = None
+
+
+@dataclass
+class _Sequence:
+    """The parts of the multimodal encoder's input, each embedded once for many pairs."""
+
+    dialogue: list[tuple[Tensor, Tensor]]  # (B, L, width) and (B, L), in the sequence's order
+    ocr: tuple[Tensor, Tensor] | None  # (S, Lo, width) and (S, Lo)
+
+
+class CKSPreTrainedModel(PreTrainedModel):
+    """What all CKS modules share with the library: loading, initialising, checkpointing."""
+
+    config_class = CKSConfig
+    base_model_prefix = "cks"
+    main_input_name = "dialogue_input_ids"
+    input_modalities = ("text", "image")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = (
+        "FusionLayer",
+        "TokenEmbeddings",
+        "VisualKnowledgeDeconfounder",
+        "ContentInvariantModule",
+        "CLIPVisionEmbeddings",
+        "CLIPEncoderLayer",
+        "RobertaEmbeddings",
+        "RobertaLayer",
+        "BertEmbeddings",
+        "BertLayer",
+    )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ContentInvariantModule):
+            module.fill_buffers()
+        elif isinstance(module, VisualKnowledgeDeconfounder):
+            init.zeros_(module.dictionary)
+            words = len(self.config.dictionary_words)
+            prior = self.config.dictionary_prior or [1 / words] * words
+            init.copy_(module.prior, torch.tensor(prior, dtype=torch.float32))
+        elif isinstance(module, MultimodalEncoder):
+            init.normal_(module.head_token, std=self.config.initializer_range)
+        elif isinstance(module, CKSModel) and self.config.use_itc:
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+
+class CKSModel(CKSPreTrainedModel):
+    """Rank stickers for a dialogue and name the emotion with which one is sent.
+
+    Example:
+        ```python
+        >>> from modeling_cks import CKSConfig, CKSModel
+        >>> model = CKSModel(CKSConfig(num_labels=48))  # the paper's sizes, random weights
+
+        ```
+    """
+
+    # The losses are means over samples, never sums over tokens that the trainer would divide.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: CKSConfig):
+        super().__init__(config)
+        kind = config.text_config.model_type
+        unpooled = {"add_pooling_layer": False} if kind in _HAVE_POOLER else {}
+        self.text_encoder = AutoModel.from_config(config.text_config, **unpooled)
+        if config.sticker_history:
+            self.history_projection = nn.Linear(
+                config.embed_size, config.text_config.hidden_size
+            )
+        self.utterance_extractor = UtteranceExtractor(config)
+        self.visual_extractor = VisualExtractor(config)
+        if config.needs_fusion:
+            self.multimodal_encoder = MultimodalEncoder(config)
+        if config.use_itc:
+            self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the utterance encoder's word embeddings."""
+        return self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the utterance encoder's word embeddings."""
+        self.text_encoder.set_input_embeddings(value)
+
+    def forward(
+        self,
+        speaker_ids: Tensor,
+        utterance_mask: Tensor,
+        utterance_input_ids: Tensor | None = None,
+        utterance_attention_mask: Tensor | None = None,
+        utterance_embeds: Tensor | None = None,
+        knowledge: Tensor | None = None,
+        dialogue_input_ids: Tensor | None = None,
+        dialogue_attention_mask: Tensor | None = None,
+        history: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        sticker_embeds: Tensor | None = None,
+        ocr_input_ids: Tensor | None = None,
+        ocr_attention_mask: Tensor | None = None,
+        sticker_ids: Tensor | None = None,
+        positive: Tensor | None = None,
+        negative: Tensor | None = None,
+        candidates: Tensor | None = None,
+        emotion_labels: Tensor | None = None,
+    ) -> CKSOutput:
+        """Encode dialogues and distinct stickers; score candidates, compute losses, or both.
+
+        Args:
+            speaker_ids: (B, T), 0 or 1.
+            utterance_mask: (B, T), True for real utterances, which stand on the left.
+            utterance_input_ids, utterance_attention_mask: (B, T, L), each utterance as
+                `[CLS] [speaker] words`; empty slots are never encoded.
+            utterance_embeds: (B, T, D_text), r_i where they are known; takes their place.
+            knowledge: (B, T, 2, knowledge_size), COMET's sums (equation 2).
+            dialogue_input_ids, dialogue_attention_mask: (B, Ld), the whole dialogue's words.
+            history: (B, T), for each utterance the place among the S stickers of the sticker it
+                carried, -1 for none.
+            pixel_values: (S, 3, n, n), each distinct sticker once.
+            sticker_embeds: (S, D), unbiased features where they are known; takes its place.
+            ocr_input_ids, ocr_attention_mask: (S, Lo), the words on each sticker.
+            sticker_ids: (S,), a number for each sticker that all processes agree on; needed only
+                to train over several processes.
+            positive, negative: (B,), places among the S stickers.
+            candidates: (B, N), places among the S stickers, -1 pads.
+            emotion_labels: (B,), -100 where unlabelled.
+
+        Raises:
+            ValueError: if an input that the configuration needs is missing.
+        """
+        self._check_inputs(locals())
+        visual = augmented = None
+        if sticker_embeds is None:
+            visual, augmented, sticker_embeds = self.visual_extractor(pixel_values)
+        if utterance_embeds is None:
+            utterance_embeds = self.encode_utterances(
+                utterance_input_ids, utterance_attention_mask, utterance_mask
+            )
+        dialogue_embeds, weights = self.encode_dialogue(
+            utterance_embeds, utterance_mask, speaker_ids, knowledge, history, sticker_embeds
+        )
+        output = CKSOutput(
+            dialogue_embeds=dialogue_embeds,
+            sticker_embeds=sticker_embeds,
+            utterance_weights=weights,
+        )
+        sequence = None
+        if self.config.needs_fusion:
+            sequence = self._embed_sequence(
+                dialogue_embeds,
+                dialogue_input_ids,
+                dialogue_attention_mask,
+                ocr_input_ids,
+                ocr_attention_mask,
+                history,
+                speaker_ids,
+                utterance_mask,
+                sticker_embeds,
+            )
+        if candidates is not None:
+            self._score(output, sequence, candidates)
+        if positive is not None:
+            if sticker_ids is None:
+                sticker_ids = torch.arange(len(sticker_embeds), device=positive.device)
+            self._add_losses(
+                output, sequence, visual, augmented, positive, negative, emotion_labels, sticker_ids
+            )
+        return output
+
+    def encode_utterances(
+        self, input_ids: Tensor, attention_mask: Tensor, utterance_mask: Tensor
+    ) -> Tensor:
+        """Encode the real utterances of (B, T, L) tokens into r (B, T, D_text), zero elsewhere."""
+        real = utterance_mask.bool()
+        encoded = self.text_encoder(
+            input_ids=input_ids[real], attention_mask=attention_mask[real]
+        ).last_hidden_state[:, 0]
+        embeds = encoded.new_zeros(*utterance_mask.shape, encoded.shape[-1])
+        embeds[real] = encoded
+        return embeds
+
+    def encode_dialogue(
+        self,
+        utterance_embeds: Tensor,
+        utterance_mask: Tensor,
+        speaker_ids: Tensor,
+        knowledge: Tensor | None = None,
+        history: Tensor | None = None,
+        sticker_embeds: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run KEUE: h~_T (B, D) and the utterances' weights (B, T); arguments as in `forward`."""
+        if self.config.sticker_history and history is not None:
+            shown = (history >= 0)[..., None]
+            stickers = self.history_projection(sticker_embeds[history.clamp(min=0)])
+            utterance_embeds = utterance_embeds + stickers.masked_fill(~shown, 0.0)
+        return self.utterance_extractor(
+            utterance_embeds, utterance_mask.bool(), speaker_ids, knowledge
+        )
+
+    def encode_stickers(self, pixel_values: Tensor) -> Tensor:
+        """Encode stickers (S, 3, n, n) into unbiased features v (S, D)."""
+        return self.visual_extractor(pixel_values)[2]
+
+    def _check_inputs(self, given: dict) -> None:
+        def need(name: str, why: str) -> None:
+            if given[name] is None:
+                raise ValueError(f"{type(self).__name__} needs `{name}` {why}")
+
+        if given["utterance_embeds"] is None:
+            need("utterance_input_ids", "(or `utterance_embeds`)")
+            need("utterance_attention_mask", "beside `utterance_input_ids`")
+        if given["sticker_embeds"] is None:
+            need("pixel_values", "(or `sticker_embeds`)")
+        config = self.config
+        if config.use_keue and config.use_knowledge:
+            need("knowledge", "since it was configured with knowledge (use_knowledge=True)")
+        if config.needs_fusion:
+            need("dialogue_input_ids", "for the multimodal encoder")
+            need("dialogue_attention_mask", "beside `dialogue_input_ids`")
+            if config.use_ocr:
+                need("ocr_input_ids", "since it was configured with OCR (use_ocr=True)")
+                need("ocr_attention_mask", "beside `ocr_input_ids`")
+        if given["positive"] is not None:
+            if config.use_itm or config.use_cim:
+                need("negative", "to compute its losses")
+            if config.use_emotion:
+                need("emotion_labels", "to compute its losses")
+            if config.use_cim or (config.use_itm and config.negative_visual == "clip"):
+                need("pixel_values", "to compute its losses")
+
+    def _embed_sequence(
+        self,
+        dialogue_embeds: Tensor,
+        dialogue_input_ids: Tensor,
+        dialogue_attention_mask: Tensor,
+        ocr_input_ids: Tensor | None,
+        ocr_attention_mask: Tensor | None,
+        history: Tensor | None,
+        speaker_ids: Tensor,
+        utterance_mask: Tensor,
+        sticker_embeds: Tensor,
+    ) -> _Sequence:
+        """Embed every part of the sequence once, before pairs repeat them."""
+        encoder = self.multimodal_encoder
+        emotional = encoder.embed_dialogue(dialogue_embeds)
+        dialogue = [
+            (encoder.embed_tokens(dialogue_input_ids, "dialogue"), dialogue_attention_mask.bool()),
+            (emotional, torch.ones_like(emotional[..., 0], dtype=torch.bool)),
+        ]
+        if self.config.sticker_history and history is not None:
+            last = (utterance_mask.long().sum(1) - 1)[:, None]
+            own = speaker_ids == speaker_ids.gather(1, last)
+            stickers = sticker_embeds[history.clamp(min=0)]
+            dialogue.append((encoder.embed_history(stickers, own), history >= 0))
+        ocr = None
+        if self.config.use_ocr:
+            ocr = (encoder.embed_tokens(ocr_input_ids, "ocr"), ocr_attention_mask.bool())
+        return _Sequence(dialogue, ocr)
+
+    def _fuse(
+        self, sequence: _Sequence, dialogues: Tensor, stickers: Tensor, visual: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Judge P pairs, given as places of dialogues (P,), stickers (P,), and features (P, D)."""
+        parts = [(embeds[dialogues], mask[dialogues]) for embeds, mask in sequence.dialogue]
+        if sequence.ocr is not None:
+            embeds, mask = sequence.ocr
+            parts.append((embeds[stickers], mask[stickers]))
+        sticker = self.multimodal_encoder.embed_stickers(visual)[:, None]
+        parts.append((sticker, torch.ones_like(sticker[..., 0], dtype=torch.bool)))
+        return self.multimodal_encoder(parts)
+
+    def _score(
+        self, output: CKSOutput, sequence: _Sequence | None, candidates: Tensor
+    ) -> None:
+        """Fill in the scores of section 5: softmax over contrastive logits, plus P(match)."""
+        real = candidates >= 0
+        scores = torch.zeros(candidates.shape, device=candidates.device)
+        if self.config.use_itc:
+            dialogue = F.normalize(output.dialogue_embeds, dim=-1)
+            sticker = F.normalize(output.sticker_embeds, dim=-1)[candidates.clamp(min=0)]
+            logits = self.logit_scale.exp() * (sticker @ dialogue[..., None]).squeeze(-1)
+            output.contrastive_logits = logits.masked_fill(~real, float("-inf"))
+            shares = output.contrastive_logits.float().softmax(-1)
+            scores = scores + self.config.itc_weight * shares
+        if sequence is not None:
+            dialogues = torch.nonzero(real)[:, 0]
+            stickers = candidates[real]
+            match, emotion = self._fuse(
+                sequence, dialogues, stickers, output.sticker_embeds[stickers]
+            )
+            output.match_logits = _unflatten(match, real)
+            output.candidate_emotion_logits = _unflatten(emotion, real)
+            if match is not None:
+                scores = scores + output.match_logits.float().softmax(-1)[..., 1]
+        output.scores = scores.masked_fill(~real, float("-inf"))
+
+    def _add_losses(
+        self,
+        output: CKSOutput,
+        sequence: _Sequence | None,
+        visual: Tensor | None,
+        augmented: Tensor | None,
+        positive: Tensor,
+        negative: Tensor | None,
+        emotion_labels: Tensor | None,
+        sticker_ids: Tensor,
+    ) -> None:
+        """Fill in the losses of section 4.4 and the right sticker's emotion logits."""
+        config = self.config
+        losses = []
+        if sequence is not None:
+            dialogues = torch.arange(len(positive), device=positive.device)
+            stickers, features = positive, output.sticker_embeds[positive]
+            if config.use_itm:
+                # Right and negative stickers go through the encoder in one pass of 2B pairs.
+                wrong = visual if config.negative_visual == "clip" else output.sticker_embeds
+                dialogues = dialogues.repeat(2)
+                stickers = torch.cat([positive, negative])
+                features = torch.cat([features, wrong[negative]])
+            match, emotion = self._fuse(sequence, dialogues, stickers, features)
+            if match is not None:
+                output.match_loss = match_loss(*match.float().chunk(2))
+                losses.append(output.match_loss)
+            if emotion is not None:
+                output.emotion_logits = emotion[: len(positive)]
+                output.emotion_loss = emotion_loss(
+                    output.emotion_logits.float(), emotion_labels, _mean_labelled(emotion_labels)
+                )
+                losses.append(config.emotion_loss_weight * output.emotion_loss)
+        if config.use_itc:
+            output.contrastive_loss = contrastive_loss(
+                _gather(output.dialogue_embeds.float()),
+                _gather(output.sticker_embeds[positive].float()),
+                self.logit_scale.float(),
+                _gather(sticker_ids[positive]),
+            )
+            losses.append(output.contrastive_loss)
+        if config.use_cim:
+            output.triplet_loss = triplet_loss(
+                visual[positive].float(),
+                augmented[positive].float(),
+                visual[negative].float(),
+                config.triplet_margin,
+            )
+            losses.append(config.triplet_loss_weight * output.triplet_loss)
+        output.loss = sum(losses)
+
+
+def _unflatten(values: Tensor | None, real: Tensor) -> Tensor | None:
+    """Put the values of the real pairs (P, ...) back to their places (B, N, ...)."""
+    if values is None:
+        return None
+    placed = values.new_zeros(*real.shape, *values.shape[1:])
+    placed[real] = values
+    return placed
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _gather(values: Tensor) -> Tensor:
+    """Join the rows of all processes, with gradient, so that contrast sees the global batch."""
+    if not _several_processes():
+        return values
+    if values.requires_grad:
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(all_gather(values))
+    rows = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, values.contiguous())
+    return torch.cat(rows)
+
+
+def _mean_labelled(labels: Tensor) -> Tensor | None:
+    """Return the mean number of labelled samples a process has; None with one process."""
+    if not _several_processes():
+        return None
+    count = (labels != -100).sum().float()
+    dist.all_reduce(count)
+    return count / dist.get_world_size()
