@@ -21,7 +21,11 @@ def slow_rank(scores, mask):
 
 def test_ties_go_to_the_lower_position():
     assert rank(torch.tensor([1.0, 3.0, 3.0, 2.0, 3.0])).tolist() == [1, 2, 4, 3, 0]
+    # Long enough for a sort that is not stable to show it.
     assert rank(torch.zeros(4000)).tolist() == list(range(4000))
+    mask = torch.arange(4000) % 3 > 0
+    expected = [i for i in range(4000) if i % 3] + [i for i in range(4000) if i % 3 == 0]
+    assert rank(torch.zeros(4000), mask).tolist() == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
