@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a release as Parquet that anyone can load, and load it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import (
+    Dataset,
+    DatasetDict,
+    DatasetInfo,
+    Features,
+    SplitDict,
+    SplitInfo,
+    load_dataset,
+)
+
+from dataset_mod.release import Release, read_captions
+from dataset_mod.schema import (
+    SCHEMA_VERSION,
+    SPLITS,
+    STICKERS,
+    TRAIN,
+    UNLABELLED,
+    sample_features,
+    sticker_features,
+)
+from dataset_mod.stickers import load_sticker_image, png_bytes
+
+logger = logging.getLogger(__name__)
+
+STATISTICS_FILE = "statistics.json"
+SKIPPED_FILE = "skipped.json"
+_KIND = "prepared MOD"
+
+
+@dataclass(frozen=True)
+class PreparedMod:
+    """A prepared folder, loaded.
+
+    Attributes:
+        splits: the dialogue tables, `train`, `validation`, `test_easy`, `test_hard`.
+        stickers: the sticker table.
+        emotions: the emotions' names; an emotion's id is its position.
+        statistics: what `statistics.json` holds.
+        fingerprint: the sha256 of what the folder was made from.
+    """
+
+    splits: DatasetDict
+    stickers: Dataset
+    emotions: list[str]
+    statistics: dict
+    fingerprint: str
+
+
+def load_prepared(folder: str | os.PathLike, language: str | None = None) -> PreparedMod:
+    """Load a folder that `prepare_mod.py` wrote.
+
+    Args:
+        folder: the prepared folder.
+        language: which of its languages; None takes its first.
+
+    Raises:
+        ValueError: the folder is missing, not a prepared one, damaged, or lacks the language.
+    """
+    statistics = _read_statistics(Path(folder))
+    language = language or statistics["languages"][0]
+    if language not in statistics["languages"]:
+        has = ", ".join(statistics["languages"])
+        raise ValueError(f"{folder}: has no language {language!r}, only {has}")
+    # Absolute: a folder named "mod" is not the builder of that name.
+    path = str(Path(folder).resolve())
+    try:
+        splits = load_dataset(path, language)
+        stickers = load_dataset(path, STICKERS, split="train")
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: damaged, prepare it again ({' '.join(str(error).split())})"
+        ) from error
+    emotions = statistics["emotions"]
+    wanted = {split: statistics["splits"][language][split]["rows"] for split in SPLITS}
+    found = {split: table.num_rows for split, table in splits.items()}
+    if found != wanted or splits[TRAIN].features != sample_features(emotions):
+        raise ValueError(
+            f"{folder}: damaged, prepare it again ({STATISTICS_FILE} and the tables disagree)"
+        )
+    return PreparedMod(splits, stickers, emotions, statistics, statistics["fingerprint"])
+
+
+def prepare(
+    folder: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    languages: Sequence[str] = ("en",),
+    captions: str | os.PathLike | None = None,
+    skip_bad: bool = False,
+    progress: Callable[[str, Iterator[pa.Table]], Iterator[pa.Table]] | None = None,
+) -> dict:
+    """Write a release's samples and stickers as Parquet, with a README and statistics.
+
+    The tables are written beside `output` and renamed when whole. A prepared folder that is
+    already there is replaced.
+
+    Args:
+        folder: the release.
+        output: the prepared folder to make.
+        languages: the languages to write. The stickers' emotions are counted in the first.
+        captions: a JSON file of sticker id -> text for the column `caption`.
+        skip_bad: leave broken records out, listed in `skipped.json`, instead of raising.
+        progress: wraps the stream of a split's tables, given its name and the tables.
+
+    Returns:
+        The statistics, as in `statistics.json`.
+
+    Raises:
+        ValueError: the release is broken (`ReleaseError`), an image is (`StickerImageError`), or
+            `output` holds something else than a prepared folder.
+        OSError: a file cannot be read or written.
+    """
+    output = Path(output)
+    _refuse_foreign(output)
+    releases = [Release(folder, language, skip_bad=skip_bad) for language in languages]
+    texts = read_captions(captions, releases[0].stickers) if captions else {}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir()
+        counts = {
+            release.language: _write_language(release, beside, progress) for release in releases
+        }
+        first = counts[releases[0].language]
+        table = sticker_table(releases[0], first[TRAIN].sticker_emotions(), texts)
+        _write_table(beside, STICKERS, TRAIN, iter([table]), table.schema)
+        statistics = _statistics(releases, counts, texts)
+        _write_json(beside / STATISTICS_FILE, statistics)
+        if skip_bad:
+            skipped = [vars(one) for release in releases for one in release.skipped]
+            _write_json(beside / SKIPPED_FILE, skipped)
+        (beside / "README.md").write_text(_readme(releases[0], counts, table), encoding="utf-8")
+        _replace(beside, output)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return statistics
+
+
+def sticker_table(
+    release: Release, emotions: dict[str, int], captions: dict[str, str] | None = None
+) -> pa.Table:
+    """Return the sticker table of a release, images as PNG content.
+
+    Args:
+        release: the release.
+        emotions: sticker id -> its emotion; a sticker that is missing gets -1.
+        captions: sticker id -> text; a sticker that is missing gets null.
+
+    Raises:
+        StickerImageError: an image is broken, truncated or too large.
+    """
+    captions = captions or {}
+    rows = []
+    for sticker, path in release.stickers.items():
+        image = load_sticker_image(path, name=release.layout.name(path))
+        rows.append(
+            {
+                "id": sticker,
+                "name": path.name,
+                "image": {"bytes": png_bytes(image), "path": f"{sticker}.png"},
+                "caption": captions.get(sticker),
+                "emotion": emotions.get(sticker, UNLABELLED),
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=sticker_features(release.emotions).arrow_schema)
+
+
+class SplitCounts:
+    """What is counted of a split while its tables stream by.
+
+    Args:
+        stickers: all sticker ids.
+        num_emotions: how many emotions there are.
+    """
+
+    def __init__(self, stickers: Sequence[str], num_emotions: int) -> None:
+        self._stickers = list(stickers)
+        self._ids = pa.array(self._stickers, pa.string())
+        # One column more for the rows without an emotion.
+        self._labels = np.zeros((len(self._stickers), num_emotions + 1), np.int64)
+        self._context = np.zeros(len(self._stickers), bool)
+        self.rows = self.without_answer = self.with_emotion = self.utterances = self.bytes = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Count a table of samples."""
+        utterances = pc.list_flatten(table["utterances"])
+        emotions = table["emotion"].to_numpy()
+        answers = self._positions(table["sticker_id"])
+        given = answers >= 0
+        np.add.at(self._labels, (answers[given], emotions[given]), 1)
+        context = self._positions(pc.struct_field(utterances, "sticker_id"))
+        self._context[context[context >= 0]] = True
+        self.rows += table.num_rows
+        self.utterances += len(utterances)
+        self.without_answer += int((~given).sum())
+        self.with_emotion += int((emotions >= 0).sum())
+        self.bytes += table.nbytes
+
+    def answers(self) -> dict[str, int]:
+        """Return how often each sticker is the answer, those that never are left out."""
+        totals = self._labels.sum(axis=1)
+        return {one: int(n) for one, n in zip(self._stickers, totals, strict=True) if n}
+
+    def seen(self) -> set[str]:
+        """Return the stickers that occur at all, as an answer or in a dialogue."""
+        seen = self._context | (self._labels.sum(axis=1) > 0)
+        return {one for one, is_seen in zip(self._stickers, seen, strict=True) if is_seen}
+
+    def sticker_emotions(self) -> dict[str, int]:
+        """Return each labelled sticker's most frequent emotion as an answer, ties: lower id."""
+        labels = self._labels[:, :-1]
+        best = labels.argmax(axis=1)
+        has = labels.any(axis=1)
+        return {self._stickers[i]: int(best[i]) for i in np.flatnonzero(has)}
+
+    def _positions(self, ids: pa.ChunkedArray) -> np.ndarray:
+        return pc.fill_null(pc.index_in(ids, self._ids), -1).to_numpy()
+
+
+def count_tables(release: Release, tables: Iterator[pa.Table]) -> SplitCounts:
+    """Count all of `tables`, one after the other."""
+    counts = SplitCounts(list(release.stickers), len(release.emotions))
+    for table in tables:
+        counts.add(table)
+    return counts
+
+
+def _write_language(release: Release, output: Path, progress: Callable | None) -> dict:
+    counts = {}
+    for split in SPLITS:
+        counts[split] = SplitCounts(list(release.stickers), len(release.emotions))
+        tables = _counted(release.tables(split), counts[split])
+        if progress:
+            tables = progress(f"{release.language} {split}", tables)
+        _write_table(output, release.language, split, tables, release.features.arrow_schema)
+    return counts
+
+
+def _counted(tables: Iterator[pa.Table], counts: SplitCounts) -> Iterator[pa.Table]:
+    for table in tables:
+        counts.add(table)
+        yield table
+
+
+def _write_table(
+    output: Path, config: str, split: str, tables: Iterator[pa.Table], schema: pa.Schema
+) -> None:
+    path = output / "data" / config / f"{split}-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _statistics(
+    releases: list[Release], counts: dict[str, dict[str, SplitCounts]], captions: dict[str, str]
+) -> dict:
+    first = releases[0]
+    digest = hashlib.sha256(json.dumps(captions, sort_keys=True).encode())
+    for release in releases:
+        digest.update(f"{release.fingerprint} {release.skip_bad}".encode())
+    train_emotions = counts[first.language][TRAIN].sticker_emotions()
+    return {
+        "kind": _KIND,
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": digest.hexdigest(),
+        "languages": [release.language for release in releases],
+        "emotions": first.emotions,
+        "stickers": len(first.stickers),
+        "stickers_with_emotion": len(train_emotions),
+        "captions": len(captions),
+        "unlisted_images": first.unlisted_images,
+        "skipped_records": sum(len(release.skipped) for release in releases),
+        "splits": {
+            language: {split: _split_statistics(of[split], of[TRAIN]) for split in SPLITS}
+            for language, of in counts.items()
+        },
+    }
+
+
+def _split_statistics(counts: SplitCounts, train: SplitCounts) -> dict:
+    answers = counts.answers()
+    found = {
+        "rows": counts.rows,
+        "rows_with_emotion": counts.with_emotion,
+        "rows_without_answer": counts.without_answer,
+        "utterances_per_row": round(counts.utterances / max(1, counts.rows), 3),
+        "answer_stickers": len(answers),
+    }
+    if counts is not train:
+        unseen = sorted(set(answers) - train.seen(), key=int)
+        found["answer_stickers_unseen_in_train"] = unseen
+        found["rows_with_answer_unseen_in_train"] = sum(answers[one] for one in unseen)
+    return found
+
+
+def _readme(first: Release, counts: dict[str, dict[str, SplitCounts]], stickers: pa.Table) -> str:
+    # Imported here: the private helpers that write the metadata of a card.
+    from datasets.info import DatasetInfosDict
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCardData
+
+    infos = {}
+    for language, of in counts.items():
+        sizes = {split: (of[split].rows, of[split].bytes) for split in SPLITS}
+        infos[language] = _info(first.features, sizes)
+    sizes = {TRAIN: (stickers.num_rows, stickers.nbytes)}
+    infos[STICKERS] = _info(sticker_features(first.emotions), sizes)
+    files = {
+        config: {
+            "data_files": [
+                {"split": split, "path": f"data/{config}/{split}-*.parquet"}
+                for split in info.splits
+            ]
+        }
+        for config, info in infos.items()
+    }
+    files[first.language]["default"] = True
+    data = DatasetCardData(pretty_name="MOD", language=list(counts))
+    DatasetInfosDict(infos).to_dataset_card_data(data)
+    MetadataConfigs(files).to_dataset_card_data(data)
+    lines = ["| language | split | samples | with emotion |", "|---|---|---:|---:|"]
+    lines += [
+        f"| {language} | {split} | {of[split].rows} | {of[split].with_emotion} |"
+        for language, of in counts.items()
+        for split in SPLITS
+    ]
+    rows = "\n".join(lines)
+    return f"""---
+{data.to_yaml()}
+---
+
+# MOD, prepared
+
+Dialogues in which a turn carries a sticker, one row for each such turn, and the table of all
+{stickers.num_rows} stickers. Made by `prepare_mod.py` from a folder in the layout of the MOD
+release; whoever passes it on is bound by the terms of that release.
+
+{rows}
+
+```python
+from datasets import load_dataset
+
+dialogues = load_dataset("PATH_OF_THIS_FOLDER", "{first.language}")
+stickers = load_dataset("PATH_OF_THIS_FOLDER", "{STICKERS}", split="train")
+```
+"""
+
+
+def _info(features: Features, sizes: dict[str, tuple[int, int]]) -> DatasetInfo:
+    splits = SplitDict()
+    for split, (rows, size) in sizes.items():
+        splits.add(SplitInfo(split, num_bytes=size, num_examples=rows))
+    return DatasetInfo(features=features, splits=splits)
+
+
+def _read_statistics(folder: Path) -> dict:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    try:
+        statistics = json.loads((folder / STATISTICS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder}: not a prepared folder (no {STATISTICS_FILE}); "
+            "make one of a release with scripts/prepare_mod.py"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{folder / STATISTICS_FILE}: not valid JSON ({error})") from None
+    if not isinstance(statistics, dict) or statistics.get("kind") != _KIND:
+        raise ValueError(f"{folder}: not a prepared folder (its {STATISTICS_FILE} is another's)")
+    if statistics["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(
+            f"{folder}: prepared with schema {statistics['schema_version']}, "
+            f"this is {SCHEMA_VERSION}; prepare it again"
+        )
+    return statistics
+
+
+def _refuse_foreign(output: Path) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise ValueError(f"{output}: is a file, not a folder")
+    if any(output.iterdir()):
+        try:
+            statistics = json.loads((output / STATISTICS_FILE).read_text(encoding="utf-8"))
+            is_ours = isinstance(statistics, dict) and statistics.get("kind") == _KIND
+        except (OSError, ValueError):
+            is_ours = False
+        if not is_ours:
+            raise ValueError(f"{output}: holds something else than a prepared folder; not touched")
+
+
+def _replace(new: Path, output: Path) -> None:
+    old = output.with_name(f".{output.name}.{os.getpid()}.old")
+    if output.exists():
+        output.rename(old)
+    new.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
