@@ -10,7 +10,12 @@ from pathlib import Path
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
+_ENDS = frozenset(" \t\n\r,:]}")
 _DECODE = json.JSONDecoder().raw_decode
+
+
+class ReleaseError(ValueError):
+    """A release that cannot be read; the message names the file, the record and the turn."""
 
 
 class JSONRecords:
@@ -25,7 +30,7 @@ class JSONRecords:
     in a list, and the decoded value. `is_object` tells the two apart.
 
     Raises:
-        ValueError: the file is not valid JSON, not UTF-8, or its top level is a bare value.
+        ReleaseError: the file is not valid JSON, not UTF-8, or its top level is a bare value.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -34,6 +39,7 @@ class JSONRecords:
             self.is_object = cursor.opening() == "{"
 
     def __iter__(self) -> Iterator[tuple[int, str | int, object]]:
+        """Yield (offset, key, value) of each member, in order."""
         with self._open() as cursor:
             closing = "}" if cursor.opening() == "{" else "]"
             cursor.position += 1
@@ -111,11 +117,12 @@ class _Cursor:
                 # Either the value goes on behind the window or it is broken: only more text tells.
                 if not self._fill(size):
                     self.fail(error.msg[0].lower() + error.msg[1:], error.pos)
-            except RecursionError:
-                self.fail("nested too deeply")
+            except (RecursionError, ValueError) as error:
+                # Nested too deeply, or a number of too many digits.
+                self.fail(str(error))
             else:
-                # A number cut by the window's edge decodes too, to a wrong one.
-                if end < len(self.buffer) or not self._fill(size):
+                # A number cut by the window's edge ("1.5e") decodes too, to a wrong one.
+                if self.buffer[end : end + 1] in _ENDS or not self._fill(size):
                     self.position = end
                     return found
             size *= 2
@@ -123,13 +130,13 @@ class _Cursor:
     def fail(self, problem: str, position: int | None = None) -> None:
         at = self.position if position is None else position
         line = self.lines + self.buffer.count("\n", 0, at) + 1
-        raise ValueError(f"{self.name}: not valid JSON: {problem} at line {line}")
+        raise ReleaseError(f"{self.name}: not valid JSON: {problem} at line {line}")
 
     def _fill(self, size: int) -> bool:
         try:
             more = self._handle.read(size)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.name}: not UTF-8 text ({error.reason})") from None
+            raise ReleaseError(f"{self.name}: not UTF-8 text ({error.reason})") from None
         if not more:
             return False
         self.lines += self.buffer.count("\n", 0, self.position)

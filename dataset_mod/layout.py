@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataset_mod.json_records import JSONRecords
+from dataset_mod.json_records import JSONRecords, ReleaseError
 from dataset_mod.schema import LANGUAGES
 
 DIALOGUES, RETRIEVAL, EMOTION = "dialogues", "task2", "task3"
@@ -27,10 +27,6 @@ _MEANINGLESS = {"fixed", "mod", "dialog", "dialogs", "dialogue", "dialogues", "d
 _KNOWN = {*_LANGUAGE, *_SPLIT, *_DIFFICULTY, *_KIND, *_MEANINGLESS, _ANNOTATED}
 _TEXT = re.compile(r'"txt"\s*:\s*("(?:[^"\\]|\\.)*")')
 _SNIFF_BYTES = 1 << 16
-
-
-class ReleaseError(ValueError):
-    """A release that cannot be read; the message names the file, the record and the turn."""
 
 
 @dataclass
@@ -146,12 +142,14 @@ def _kind_by_content(layout: Layout, path: Path) -> str | None:
     records = JSONRecords(path, layout.name(path))
     if records.is_object:
         return DIALOGUES
-    for _, _, first in records:
-        if isinstance(first, dict) and "candidate" in first:
-            return RETRIEVAL
-        answer = first.get("answer") if isinstance(first, dict) else None
-        return EMOTION if isinstance(answer, dict) and "emotion_id" in answer else None
-    return None
+    first = next((value for _, _, value in records), None)
+    if not isinstance(first, dict) or "history" not in first:
+        # Nothing known: whoever reads it as dialogues will say what it is instead.
+        return DIALOGUES
+    if "candidate" in first:
+        return RETRIEVAL
+    answer = first.get("answer")
+    return EMOTION if isinstance(answer, dict) and "emotion_id" in answer else None
 
 
 def _language_by_content(path: Path) -> str | None:

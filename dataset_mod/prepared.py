@@ -26,7 +26,7 @@ from datasets import (
     load_dataset,
 )
 
-from dataset_mod.release import Release, read_captions
+from dataset_mod.release import Release, file_sha256, read_captions
 from dataset_mod.schema import (
     SCHEMA_VERSION,
     SPLITS,
@@ -79,22 +79,20 @@ def load_prepared(folder: str | os.PathLike, language: str | None = None) -> Pre
     if language not in statistics["languages"]:
         has = ", ".join(statistics["languages"])
         raise ValueError(f"{folder}: has no language {language!r}, only {has}")
+    for name, digest in statistics["files"].items():
+        path = Path(folder, name)
+        # Checked here: `datasets` would serve an earlier, undamaged load from its cache.
+        if not path.is_file() or file_sha256(path) != digest:
+            raise ValueError(f"{path}: missing or damaged; prepare {folder} again")
     # Absolute: a folder named "mod" is not the builder of that name.
     path = str(Path(folder).resolve())
-    try:
-        splits = load_dataset(path, language)
-        stickers = load_dataset(path, STICKERS, split="train")
-    except Exception as error:
-        raise ValueError(
-            f"{folder}: damaged, prepare it again ({' '.join(str(error).split())})"
-        ) from error
+    splits = load_dataset(path, language)
+    stickers = load_dataset(path, STICKERS, split=TRAIN)
     emotions = statistics["emotions"]
     wanted = {split: statistics["splits"][language][split]["rows"] for split in SPLITS}
     found = {split: table.num_rows for split, table in splits.items()}
     if found != wanted or splits[TRAIN].features != sample_features(emotions):
-        raise ValueError(
-            f"{folder}: damaged, prepare it again ({STATISTICS_FILE} and the tables disagree)"
-        )
+        raise ValueError(f"{folder}: {STATISTICS_FILE} and the tables disagree; prepare it again")
     return PreparedMod(splits, stickers, emotions, statistics, statistics["fingerprint"])
 
 
@@ -128,7 +126,8 @@ def prepare(
             `output` holds something else than a prepared folder.
         OSError: a file cannot be read or written.
     """
-    output = Path(output)
+    # Resolved, so that "beside" is on the same disk behind a symbolic link too.
+    output = Path(output).resolve()
     _refuse_foreign(output)
     releases = [Release(folder, language, skip_bad=skip_bad) for language in languages]
     texts = read_captions(captions, releases[0].stickers) if captions else {}
@@ -143,12 +142,13 @@ def prepare(
         first = counts[releases[0].language]
         table = sticker_table(releases[0], first[TRAIN].sticker_emotions(), texts)
         _write_table(beside, STICKERS, TRAIN, iter([table]), table.schema)
-        statistics = _statistics(releases, counts, texts)
+        statistics = _statistics(releases, counts, texts) | {"files": _digests(beside)}
         _write_json(beside / STATISTICS_FILE, statistics)
         if skip_bad:
             skipped = [vars(one) for release in releases for one in release.skipped]
             _write_json(beside / SKIPPED_FILE, skipped)
-        (beside / "README.md").write_text(_readme(releases[0], counts, table), encoding="utf-8")
+        card = _readme(releases[0], counts, table, statistics["files"])
+        (beside / "README.md").write_text(card, encoding="utf-8")
         _replace(beside, output)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -277,7 +277,8 @@ def _statistics(
     first = releases[0]
     digest = hashlib.sha256(json.dumps(captions, sort_keys=True).encode())
     for release in releases:
-        digest.update(f"{release.fingerprint} {release.skip_bad}".encode())
+        left_out = "".join(f"\n{one}" for one in release.skipped)
+        digest.update(f"\n{release.fingerprint}{left_out}".encode())
     train_emotions = counts[first.language][TRAIN].sticker_emotions()
     return {
         "kind": _KIND,
@@ -313,7 +314,17 @@ def _split_statistics(counts: SplitCounts, train: SplitCounts) -> dict:
     return found
 
 
-def _readme(first: Release, counts: dict[str, dict[str, SplitCounts]], stickers: pa.Table) -> str:
+def _digests(output: Path) -> dict[str, str]:
+    paths = sorted(output.glob("data/*/*.parquet"))
+    return {path.relative_to(output).as_posix(): file_sha256(path) for path in paths}
+
+
+def _readme(
+    first: Release,
+    counts: dict[str, dict[str, SplitCounts]],
+    stickers: pa.Table,
+    digests: dict[str, str],
+) -> str:
     # Imported here: the private helpers that write the metadata of a card.
     from datasets.info import DatasetInfosDict
     from datasets.utils.metadata import MetadataConfigs
@@ -325,12 +336,16 @@ def _readme(first: Release, counts: dict[str, dict[str, SplitCounts]], stickers:
         infos[language] = _info(first.features, sizes)
     sizes = {TRAIN: (stickers.num_rows, stickers.nbytes)}
     infos[STICKERS] = _info(sticker_features(first.emotions), sizes)
+    # `datasets` finds a local folder's cache by its last name and this metadata alone. Without the
+    # digest it would go on serving the old tables when a folder is prepared anew.
+    digest = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
     files = {
         config: {
+            "description": f"content {digest[:16]}",
             "data_files": [
                 {"split": split, "path": f"data/{config}/{split}-*.parquet"}
                 for split in info.splits
-            ]
+            ],
         }
         for config, info in infos.items()
     }
@@ -387,9 +402,9 @@ def _read_statistics(folder: Path) -> dict:
         raise ValueError(f"{folder / STATISTICS_FILE}: not valid JSON ({error})") from None
     if not isinstance(statistics, dict) or statistics.get("kind") != _KIND:
         raise ValueError(f"{folder}: not a prepared folder (its {STATISTICS_FILE} is another's)")
-    if statistics["schema_version"] != SCHEMA_VERSION:
+    if statistics.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
-            f"{folder}: prepared with schema {statistics['schema_version']}, "
+            f"{folder}: prepared with schema {statistics.get('schema_version')}, "
             f"this is {SCHEMA_VERSION}; prepare it again"
         )
     return statistics

@@ -17,14 +17,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Features
 
-from dataset_mod.json_records import JSONRecords
-from dataset_mod.layout import (
-    DIALOGUES,
-    EMOTION,
-    RETRIEVAL,
-    ReleaseError,
-    find_layout,
-)
+from dataset_mod.json_records import JSONRecords, ReleaseError
+from dataset_mod.layout import DIALOGUES, EMOTION, RETRIEVAL, find_layout
 from dataset_mod.schema import (
     LANGUAGES,
     NUM_CANDIDATES,
@@ -58,6 +52,7 @@ class Skipped:
     problem: str
 
     def __str__(self) -> str:
+        """Say it in one line."""
         turn = "" if self.turn is None else f", turn {self.turn}"
         return f"{self.file}, {self.record}{turn}: {self.problem}"
 
@@ -115,7 +110,7 @@ class Release:
         parts |= {"img2id": self.layout.img2id, "emotion_dict": self.layout.emotion_dict}
         parts |= {f"image {name}": path for name, path in self.layout.images.items()}
         for part in sorted(parts):
-            total.update(f"\n{part} {_sha256(parts[part])}".encode())
+            total.update(f"\n{part} {file_sha256(parts[part])}".encode())
         return total.hexdigest()
 
     def shards(self, split: str) -> list[int]:
@@ -232,24 +227,26 @@ class Release:
 
     def _history_and_answer(self, value: object) -> tuple[list[Turn], dict]:
         if not isinstance(value, dict):
-            raise _BrokenError("is not an object")
+            raise _BrokenError(f"is {_kind_of(value)}, wanted an object")
         turns = self._turns(value.get("history"))
         answer = value.get("answer")
+        if answer is None or answer == "":
+            answer = {}
         if not isinstance(answer, dict):
-            raise _BrokenError('no "answer" object')
+            raise _BrokenError(f"the answer is {_kind_of(answer)}, wanted an object")
         self._same_speaker("answer", answer, turns)
         return turns, answer
 
     def _turns(self, value: object) -> list[Turn]:
         if not isinstance(value, list):
-            raise _BrokenError("is not a list of turns")
+            raise _BrokenError(f"wanted a list of turns, found {_kind_of(value)}")
         if not value:
             raise _BrokenError("has no turns")
         turns = []
         for i, turn in enumerate(value):
             try:
                 if not isinstance(turn, dict):
-                    raise _BrokenError("is not an object")
+                    raise _BrokenError(f"is {_kind_of(turn)}, wanted an object")
                 speaker = self._speaker(turn)
                 turns.append((speaker, _text(turn), self._sticker(turn), self._emotion(turn)))
             except _BrokenError as error:
@@ -321,16 +318,11 @@ class Release:
 
     def _records(self, path: Path, is_object: bool) -> Iterator[tuple[int, str | int, object]]:
         name = self.layout.name(path)
-        try:
-            records = JSONRecords(path, name)
-            if records.is_object != is_object:
-                wanted = "an object of dialogues" if is_object else "a list of records"
-                raise ReleaseError(f"{name}: is not {wanted}")
-            yield from records
-        except ReleaseError:
-            raise
-        except ValueError as error:
-            raise ReleaseError(str(error)) from None
+        records = JSONRecords(path, name)
+        if records.is_object != is_object:
+            found, wanted = ("a list", "an object") if is_object else ("an object", "a list")
+            raise ReleaseError(f"{name}: is {found}, wanted {wanted}")
+        yield from records
 
     def _require_parts(self) -> dict[tuple[str, str], Path]:
         files, missing = {}, []
@@ -383,6 +375,8 @@ class Release:
                 raise ReleaseError(
                     f"{file}: {names[sticker]!r} and {name!r} both have the id {sticker}"
                 )
+            if name in names.values():
+                raise ReleaseError(f"{file}: {name!r} has two ids")
             names[sticker] = name
         if not names:
             raise ReleaseError(f"{file}: holds no sticker")
@@ -403,20 +397,23 @@ class _Emotions:
     """
 
     def __init__(self, release: Release, split: str) -> None:
-        self._sources: list[tuple[str, dict[tuple, deque[int]]]] = []
+        self._sources: list[dict[tuple, deque[int]]] = []
+        self._task: tuple[str, dict[tuple, deque[int]]] = ("", {})
         for kind, read in ((EMOTION, self._from_task), (DIALOGUES, self._from_dialogues)):
             path = release._files.get((split, kind))
             if path is not None:
                 labels: dict[tuple, deque[int]] = {}
                 for turns, emotion in read(release, split):
                     labels.setdefault(_key(turns), deque()).append(emotion)
-                self._sources.append((release.layout.name(path), labels))
+                self._sources.append(labels)
+                if kind == EMOTION:
+                    self._task = (release.layout.name(path), labels)
 
     def take(self, turns: list[Turn], answer: str | None) -> int | None:
         """Return the emotion of a sample, None where no source has it."""
         key = _key([*turns[:-1], (*turns[-1][:2], answer, None)])
         found = None
-        for _, labels in self._sources:
+        for labels in self._sources:
             emotions = labels.get(key)
             # Both sources give one label away, so that equal samples stay in step in each.
             emotion = emotions.popleft() if emotions else None
@@ -425,10 +422,10 @@ class _Emotions:
 
     def report_left(self) -> None:
         """Say how many labels of the task-3 file belong to no sample."""
-        for file, labels in self._sources:
-            left = sum(len(emotions) for emotions in labels.values())
-            if left:
-                logger.info("%s: %d labels belong to no sample of task 2", file, left)
+        file, labels = self._task
+        left = sum(len(emotions) for emotions in labels.values())
+        if left:
+            logger.warning("%s: %d labels belong to no sample of task 2", file, left)
 
     @staticmethod
     def _from_task(release: Release, split: str) -> Iterator[tuple[list[Turn], int]]:
@@ -520,12 +517,17 @@ class _Batch:
         return pa.table([columns[name] for name in self._schema.names], schema=self._schema)
 
 
+def _kind_of(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "a truth value"}
+    return "nothing" if value is None else names.get(type(value), "a number")
+
+
 def _text(turn: dict) -> str:
     text = turn.get("txt")
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise _BrokenError(f"txt is {type(text).__name__}, not text")
+        raise _BrokenError(f"txt is {_kind_of(text)}, wanted text")
     if not text.isascii():
         try:
             text.encode()
@@ -534,7 +536,8 @@ def _text(turn: dict) -> str:
     return text
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while block := handle.read(1 << 20):

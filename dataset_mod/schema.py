@@ -25,7 +25,8 @@ def sample_features(emotions: Sequence[str]) -> Features:
     `utterances` runs up to and including the turn `turn` that carries the answer. That last
     utterance never holds its own sticker or emotion: the answer stands in the row's
     `sticker_id` (null where the release keeps it back) and `emotion` (-1 where unlabelled).
-    `candidates` is empty in the training split.
+    `candidates` is empty in the training split. `dialogue_id` is the dialogue's name in the
+    training file, and "record N" (N from 0 on) in the others, whose samples name no dialogue.
     """
     emotion = ClassLabel(names=list(emotions))
     return Features(
