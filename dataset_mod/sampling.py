@@ -52,19 +52,21 @@ class NegativeSampler:
       unseen;
     * where no sticker is known to differ (the positive has no emotion itself, or all stickers
       share one), a negative is uniform over all other stickers.
-
-    Args:
-        sticker_ids: the inventory, each id once.
-        sticker_emotions: an emotion per sticker, -1 for none; the training split's majority.
-        seed: any integer; another one gives other draws.
-
-    Raises:
-        ValueError: fewer than two stickers, an id twice, or lengths that differ.
     """
 
     def __init__(
         self, sticker_ids: Sequence[str], sticker_emotions: Sequence[int], seed: int
     ) -> None:
+        """Group the inventory by emotion.
+
+        Args:
+            sticker_ids: the inventory, each id once.
+            sticker_emotions: an emotion per sticker, -1 for none; the training split's majority.
+            seed: any integer; another one gives other draws.
+
+        Raises:
+            ValueError: fewer than two stickers, an id twice, or lengths that differ.
+        """
         if len(sticker_ids) != len(sticker_emotions):
             raise ValueError(
                 f"{len(sticker_ids)} stickers but {len(sticker_emotions)} emotions: one for each"
