@@ -21,6 +21,7 @@ from .visual_extractor import ContentInvariantModule, VisualExtractor, VisualKno
 # Encoders of the BERT kind carry a pooler that CKS never reads; left in, its unused weights stop
 # training over several processes.
 _HAVE_POOLER = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie")
+_UTTERANCES_A_PASS = 64
 
 
 @dataclass
@@ -149,8 +150,8 @@ class CKSModel(CKSPreTrainedModel):
 
     def forward(
         self,
+        utterances: Tensor,
         speaker_ids: Tensor,
-        utterance_mask: Tensor,
         utterance_input_ids: Tensor | None = None,
         utterance_attention_mask: Tensor | None = None,
         utterance_embeds: Tensor | None = None,
@@ -168,15 +169,19 @@ class CKSModel(CKSPreTrainedModel):
         candidates: Tensor | None = None,
         emotion_labels: Tensor | None = None,
     ) -> CKSOutput:
-        """Encode dialogues and distinct stickers; score candidates, compute losses, or both.
+        """Encode distinct utterances and stickers; score candidates, compute losses, or both.
+
+        Dialogues of one conversation share most of their utterances, and samples share stickers,
+        so each distinct one of the batch comes once and the dialogues name their places.
 
         Args:
+            utterances: (B, T), the place of each utterance among the U distinct ones; -1 pads on
+                the right. At least one in each row.
             speaker_ids: (B, T), 0 or 1.
-            utterance_mask: (B, T), True for real utterances, which stand on the left.
-            utterance_input_ids, utterance_attention_mask: (B, T, L), each utterance as
-                `[CLS] [speaker] words`; empty slots are never encoded.
-            utterance_embeds: (B, T, D_text), r_i where they are known; takes their place.
-            knowledge: (B, T, 2, knowledge_size), COMET's sums (equation 2).
+            utterance_input_ids, utterance_attention_mask: (U, L), each distinct utterance as
+                `[CLS] [speaker] words`.
+            utterance_embeds: (U, D_text), r where it is known; takes their place.
+            knowledge: (U, 2, knowledge_size), COMET's sums (equation 2).
             dialogue_input_ids, dialogue_attention_mask: (B, Ld), the whole dialogue's words.
             history: (B, T), for each utterance the place among the S stickers of the sticker it
                 carried, -1 for none.
@@ -197,11 +202,9 @@ class CKSModel(CKSPreTrainedModel):
         if sticker_embeds is None:
             visual, augmented, sticker_embeds = self.visual_extractor(pixel_values)
         if utterance_embeds is None:
-            utterance_embeds = self.encode_utterances(
-                utterance_input_ids, utterance_attention_mask, utterance_mask
-            )
+            utterance_embeds = self.encode_utterances(utterance_input_ids, utterance_attention_mask)
         dialogue_embeds, weights = self.encode_dialogue(
-            utterance_embeds, utterance_mask, speaker_ids, knowledge, history, sticker_embeds
+            utterance_embeds, utterances, speaker_ids, knowledge, history, sticker_embeds
         )
         output = CKSOutput(
             dialogue_embeds=dialogue_embeds,
@@ -217,8 +220,8 @@ class CKSModel(CKSPreTrainedModel):
                 ocr_input_ids,
                 ocr_attention_mask,
                 history,
+                utterances,
                 speaker_ids,
-                utterance_mask,
                 sticker_embeds,
             )
         if candidates is not None:
@@ -231,34 +234,45 @@ class CKSModel(CKSPreTrainedModel):
             )
         return output
 
-    def encode_utterances(
-        self, input_ids: Tensor, attention_mask: Tensor, utterance_mask: Tensor
-    ) -> Tensor:
-        """Encode the real utterances of (B, T, L) tokens into r (B, T, D_text), zero elsewhere."""
-        real = utterance_mask.bool()
-        encoded = self.text_encoder(
-            input_ids=input_ids[real], attention_mask=attention_mask[real]
-        ).last_hidden_state[:, 0]
-        embeds = encoded.new_zeros(*utterance_mask.shape, encoded.shape[-1])
-        embeds[real] = encoded
-        return embeds
+    def encode_utterances(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode distinct utterances (U, L) into r (U, D_text).
+
+        They go through the encoder by length, so that short ones are not padded to the longest:
+        on a CPU that more than halves the work.
+        """
+        lengths = attention_mask.sum(1)
+        order = lengths.argsort()
+        encoded = []
+        for rows in order.split(_UTTERANCES_A_PASS):
+            longest = int(lengths[rows[-1]])
+            encoded.append(
+                self.text_encoder(
+                    input_ids=input_ids[rows, :longest],
+                    attention_mask=attention_mask[rows, :longest],
+                ).last_hidden_state[:, 0]
+            )
+        return torch.cat(encoded)[order.argsort()]
 
     def encode_dialogue(
         self,
         utterance_embeds: Tensor,
-        utterance_mask: Tensor,
+        utterances: Tensor,
         speaker_ids: Tensor,
         knowledge: Tensor | None = None,
         history: Tensor | None = None,
         sticker_embeds: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Run KEUE: h~_T (B, D) and the utterances' weights (B, T); arguments as in `forward`."""
+        places = utterances.clamp(min=0)
+        utterance_embeds = utterance_embeds[places]
+        if knowledge is not None:
+            knowledge = knowledge[places]
         if self.config.sticker_history and history is not None:
             shown = (history >= 0)[..., None]
             stickers = self.history_projection(sticker_embeds[history.clamp(min=0)])
             utterance_embeds = utterance_embeds + stickers.masked_fill(~shown, 0.0)
         return self.utterance_extractor(
-            utterance_embeds, utterance_mask.bool(), speaker_ids, knowledge
+            utterance_embeds, utterances >= 0, speaker_ids, knowledge
         )
 
     def encode_stickers(self, pixel_values: Tensor) -> Tensor:
@@ -300,8 +314,8 @@ class CKSModel(CKSPreTrainedModel):
         ocr_input_ids: Tensor | None,
         ocr_attention_mask: Tensor | None,
         history: Tensor | None,
+        utterances: Tensor,
         speaker_ids: Tensor,
-        utterance_mask: Tensor,
         sticker_embeds: Tensor,
     ) -> _Sequence:
         """Embed every part of the sequence once, before pairs repeat them."""
@@ -312,8 +326,12 @@ class CKSModel(CKSPreTrainedModel):
             (emotional, torch.ones_like(emotional[..., 0], dtype=torch.bool)),
         ]
         if self.config.sticker_history and history is not None:
-            last = (utterance_mask.long().sum(1) - 1)[:, None]
+            last = (utterances >= 0).sum(1, keepdim=True) - 1
             own = speaker_ids == speaker_ids.gather(1, last)
+            # Few turns carry a sticker: those that do move to the front, the rest is cut off.
+            shown = history >= 0
+            order = (~shown).long().argsort(dim=1, stable=True)[:, : max(int(shown.sum(1).max()), 1)]
+            history, own = history.gather(1, order), own.gather(1, order)
             stickers = sticker_embeds[history.clamp(min=0)]
             dialogue.append((encoder.embed_history(stickers, own), history >= 0))
         ocr = None

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CKS behind the protocol by which any ranker is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .evaluation.evaluator import RankerOutput
+from .modeling_cks import CKSModel
+from .processing_cks import CKSProcessor
+from .training.collator import CKSCollator, StickerInventory
+
+
+class CKSRanker:
+    """Rank rows of the prepared data; each sticker is encoded once, when first needed.
+
+    Args:
+        model: a [`CKSModel`]; it is put into evaluation mode while it ranks.
+        processor: its processor.
+        inventory: the stickers of the data.
+        knowledge: False leaves COMET out.
+        name: how results call it.
+    """
+
+    def __init__(
+        self,
+        model: CKSModel,
+        processor: CKSProcessor,
+        inventory: StickerInventory,
+        knowledge: bool = True,
+        name: str = "CKS",
+    ):
+        self.model = model
+        self.name = name
+        self.inventory = inventory
+        self.collator = CKSCollator(processor, inventory, knowledge=knowledge, pixels=False)
+        self._embeds: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def rank(self, rows: Sequence[dict]) -> RankerOutput:
+        """Score the candidates of each row; emotions given the answer and given the top one.
+
+        A row without an answer has no emotion given the answer: its place is NaN.
+        """
+        training = self.model.training
+        self.model.eval()
+        try:
+            embeds = self.sticker_embeds()
+            batch = self.collator(rows)
+            device = embeds.device
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            output = self.model(**batch, sticker_embeds=embeds[batch["sticker_ids"]])
+        finally:
+            self.model.train(training)
+        scores = output.scores.float().cpu()
+        given_answer = given_top = None
+        if output.candidate_emotion_logits is not None:
+            emotions = output.candidate_emotion_logits.float().softmax(-1).cpu().numpy()
+            numbers = range(len(rows))
+            given_top = emotions[numbers, scores.argmax(1).numpy()]
+            answers = [row["candidates"].index(row["sticker_id"]) for row in rows]
+            given_answer = emotions[numbers, answers]
+        lengths = [len(row["candidates"]) for row in rows]
+        return RankerOutput(
+            [row[:length].numpy() for row, length in zip(scores, lengths, strict=True)],
+            given_answer,
+            given_top,
+        )
+
+    @torch.no_grad()
+    def sticker_embeds(self, batch_size: int = 64) -> torch.Tensor:
+        """Return the unbiased features of the whole inventory, (len(inventory), D)."""
+        if self._embeds is None:
+            device = self.model.device
+            dtype = self.model.dtype
+            self._embeds = torch.cat(
+                [
+                    self.model.encode_stickers(
+                        self.inventory.pixel_values(
+                            range(start, min(start + batch_size, len(self.inventory)))
+                        ).to(device, dtype)
+                    )
+                    for start in range(0, len(self.inventory), batch_size)
+                ]
+            )
+        return self._embeds

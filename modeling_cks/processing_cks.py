@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CKSProcessor: dialogues and stickers in, the model's tensors out."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from .knowledge import KnowledgeExtractor, MissingKnowledgeError
+from .ocr import StickerTextReader, build_ocr_engine
+from .sticker_image import open_sticker
+
+SPEAKER_TOKENS = ("[speaker1]", "[speaker2]")
+_EMBEDDED_COMET = "./comet"
+
+
+def read_dialogue(dialogue: Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Bring a dialogue into one form: a list of {speaker: 0|1, text, sticker}.
+
+    Args:
+        dialogue: oldest turn first. A turn is a string (speakers then alternate), or a mapping
+            with `text` (or MOD's `txt`), perhaps `speaker` (0, 1) or MOD's `speaker_id`, and
+            perhaps `sticker`: a file, bytes or image that the turn carried.
+
+    Raises:
+        ValueError: naming the turn that cannot be read; or if there is no turn at all.
+    """
+    if isinstance(dialogue, str) or not isinstance(dialogue, Sequence):
+        raise ValueError("a dialogue is a list of turns (strings, or mappings with `text`)")
+    if not dialogue:
+        raise ValueError("the dialogue has no turn")
+    turns = []
+    for number, turn in enumerate(dialogue):
+        if isinstance(turn, str):
+            turn = {"text": turn}
+        if not isinstance(turn, Mapping):
+            raise ValueError(f"turn {number}: a turn is a string or a mapping, not {turn!r}")
+        text = turn.get("text", turn.get("txt")) or ""
+        speaker = turn.get("speaker", turn.get("speaker_id"))
+        if speaker is None:
+            speaker = 1 - turns[-1]["speaker"] if turns else 0
+        elif speaker in SPEAKER_TOKENS:
+            speaker = SPEAKER_TOKENS.index(speaker)
+        if speaker not in (0, 1) or not isinstance(text, str):
+            raise ValueError(
+                f"turn {number}: `speaker` must be 0, 1 or one of {SPEAKER_TOKENS}, and `text` "
+                f"a string, not {speaker!r} and {text!r}"
+            )
+        turns.append({"speaker": int(speaker), "text": text, "sticker": turn.get("sticker")})
+    return turns
+
+
+class CKSProcessor(ProcessorMixin):
+    r"""
+    Bundle what stands before a [`CKSModel`]: two tokenizers, an image processor, OCR and COMET.
+
+    Args:
+        image_processor: CLIP's image processor.
+        tokenizer: the utterance encoder's (RoBERTa's) tokenizer, with `[speaker1]`, `[speaker2]`.
+        bert_tokenizer: the tokenizer of the multimodal encoder's words, with the same two.
+        ocr: `"rapidocr"`, `"paddleocr"` or `"none"`.
+        comet: name or folder of a COMET checkpoint, or None where the model takes no knowledge.
+            A folder is copied into what `save_pretrained` writes; a name stays a name.
+        comet_feature: which state of COMET is the feature: `"decoder_start"`, `"decoder_bos"`
+            or `"encoder_mean"`.
+        comet_gen_token: whether the checkpoint's input ends in `[GEN]`.
+        knowledge_size: the size of a COMET state.
+        max_utterances: the newest utterances are kept, older ones dropped.
+        max_utterance_tokens: each utterance is cut behind this many tokens.
+        max_dialogue_tokens: the newest tokens of the whole dialogue are kept.
+        max_ocr_tokens: a sticker's text is cut behind this many tokens.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        bert_tokenizer=None,
+        ocr="rapidocr",
+        comet=None,
+        comet_feature="decoder_start",
+        comet_gen_token=True,
+        knowledge_size=1024,
+        max_utterances=32,
+        max_utterance_tokens=64,
+        max_dialogue_tokens=256,
+        max_ocr_tokens=32,
+        **kwargs,
+    ):
+        for name, each in (("tokenizer", tokenizer), ("bert_tokenizer", bert_tokenizer)):
+            vocabulary = each.get_vocab() if each is not None else {}
+            missing = [token for token in SPEAKER_TOKENS if token not in vocabulary]
+            if missing:
+                raise ValueError(f"{name} does not know {', '.join(missing)}")
+        self.ocr = ocr
+        self.comet = str(comet) if comet is not None else None
+        self.comet_feature = comet_feature
+        self.comet_gen_token = comet_gen_token
+        self.knowledge_size = knowledge_size
+        self.max_utterances = max_utterances
+        self.max_utterance_tokens = max_utterance_tokens
+        self.max_dialogue_tokens = max_dialogue_tokens
+        self.max_ocr_tokens = max_ocr_tokens
+        # Engines are loaded when first used, and never saved.
+        self._reader: StickerTextReader | None = None
+        self._knowledge: KnowledgeExtractor | None = None
+        self._source: tuple[str, dict] | None = None
+        self.ocr_cache_path: str | None = None
+        self.knowledge_store: str | None = None
+        super().__init__(image_processor, tokenizer, bert_tokenizer)
+
+    def __call__(
+        self,
+        dialogues: Sequence | None = None,
+        stickers: Sequence | None = None,
+        captions: Sequence[str | None] | None = None,
+        knowledge: bool = True,
+    ) -> BatchFeature:
+        """Prepare one dialogue or several, and stickers that each of them may choose from.
+
+        Args:
+            dialogues: a dialogue (see [`read_dialogue`]) or a list of them.
+            stickers: N files, bytes or PIL images; a dialogue's earlier stickers are added
+                behind them.
+            captions: N texts that take the place of OCR; None in a place asks for OCR there.
+            knowledge: False runs without COMET: its sums are zero, with some loss of quality.
+
+        Returns:
+            What `CKSModel.forward` takes: B dialogues, S >= N distinct stickers, and `candidates`
+            (B, N).
+
+        Raises:
+            ValueError: for a dialogue or a sticker that cannot be read, by its number or name.
+            MissingKnowledgeError: if COMET is needed and cannot be had.
+        """
+        data: dict[str, Tensor] = {}
+        images = [open_sticker(sticker) for sticker in stickers or []]
+        texts = list(captions) if captions is not None else [None] * len(images)
+        if len(texts) != len(images):
+            raise ValueError(f"{len(texts)} captions were given for {len(images)} stickers")
+        candidates = len(images)
+        if dialogues is not None:
+            if is_one_dialogue(dialogues):
+                dialogues = [dialogues]
+            turns = [read_dialogue(dialogue)[-self.max_utterances :] for dialogue in dialogues]
+            data.update(self.encode_dialogues(turns, knowledge=knowledge))
+            history = torch.full(data["speaker_ids"].shape, -1)
+            for row, dialogue in enumerate(turns):
+                for place, turn in enumerate(dialogue):
+                    if turn["sticker"] is not None:
+                        history[row, place] = len(images)
+                        images.append(open_sticker(turn["sticker"]))
+                        texts.append(None)
+            data["history"] = history
+            if candidates:
+                data["candidates"] = torch.arange(candidates).expand(len(turns), -1)
+        if images:
+            data.update(self.encode_stickers(images, texts))
+        return BatchFeature(data)
+
+    def encode_dialogues(
+        self, dialogues: Sequence[Sequence[Mapping]], knowledge: bool = True
+    ) -> dict[str, Tensor]:
+        """Turn B dialogues, lists of {speaker, text}, into tensors, padded to the longest.
+
+        Returns:
+            `utterances` (B, T), the places among the U distinct utterances, -1 on padding;
+            `speaker_ids` (B, T); `utterance_input_ids`, `utterance_attention_mask` (U, L);
+            `dialogue_input_ids`, `dialogue_attention_mask` (B, Ld); `knowledge`
+            (U, 2, knowledge_size) where the processor has a COMET or `knowledge` is False.
+        """
+        dialogues = [list(dialogue)[-self.max_utterances :] for dialogue in dialogues]
+        width = max(len(dialogue) for dialogue in dialogues)
+        utterances = torch.full((len(dialogues), width), -1)
+        speakers = torch.zeros(len(dialogues), width, dtype=torch.long)
+        places: dict[tuple[int, str], int] = {}
+        for row, dialogue in enumerate(dialogues):
+            for column, turn in enumerate(dialogue):
+                said = (turn["speaker"], turn["text"])
+                speakers[row, column] = turn["speaker"]
+                utterances[row, column] = places.setdefault(said, len(places))
+        tagged = [f"{SPEAKER_TOKENS[speaker]} {text}" for speaker, text in places]
+        tokens = self.tokenizer(
+            tagged, truncation=True, max_length=self.max_utterance_tokens, padding=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        words = self.bert_tokenizer(tagged, add_special_tokens=False)["input_ids"]
+        rows = [
+            [token for place in row[row >= 0].tolist() for token in words[place]]
+            for row in utterances
+        ]
+        data = {
+            "utterances": utterances,
+            "speaker_ids": speakers,
+            "utterance_input_ids": tokens["input_ids"],
+            "utterance_attention_mask": tokens["attention_mask"],
+            **self._pad([row[-self.max_dialogue_tokens :] for row in rows], "dialogue"),
+        }
+        if not knowledge:
+            data["knowledge"] = torch.zeros(len(places), 2, self.knowledge_size)
+        elif self.comet is not None or self._knowledge is not None:
+            data["knowledge"] = self.knowledge_features([text for _, text in places])
+        return data
+
+    def encode_stickers(
+        self, images: Sequence, captions: Sequence[str | None] | None = None
+    ) -> dict[str, Tensor]:
+        """Turn S stickers into `pixel_values` (S, 3, n, n), `ocr_input_ids` and its mask (S, Lo).
+
+        A caption takes the place of OCR; where there is none the sticker is read, once for each
+        distinct image.
+        """
+        images = [open_sticker(image) for image in images]
+        texts = list(captions) if captions is not None else [None] * len(images)
+        unread = [place for place, text in enumerate(texts) if text is None]
+        read = self.read_text([images[place] for place in unread])
+        for place, text in zip(unread, read, strict=True):
+            texts[place] = text
+        pixels = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels, **self.encode_captions(texts)}
+
+    def encode_captions(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Turn the stickers' texts into `ocr_input_ids`, `ocr_attention_mask` (S, Lo)."""
+        words = self.bert_tokenizer(
+            list(texts), add_special_tokens=False, truncation=True, max_length=self.max_ocr_tokens
+        )["input_ids"]
+        return self._pad(words, "ocr")
+
+    def read_text(self, images: Sequence) -> list[str]:
+        """Read the words on PIL images by OCR, once for each distinct image."""
+        if not images:
+            return []
+        if self._reader is None:
+            self._reader = StickerTextReader(build_ocr_engine(self.ocr), self.ocr_cache_path)
+        return self._reader.read(images)
+
+    def knowledge_features(self, texts: Sequence[str]) -> Tensor:
+        """Return COMET's sums over the x and o relations, (len(texts), 2, knowledge_size)."""
+        features = torch.from_numpy(self.knowledge_extractor.features(texts))
+        if features.shape[-1] != self.knowledge_size:
+            raise ValueError(
+                f"COMET {self.comet} gives features of size {features.shape[-1]}, but the model "
+                f"takes {self.knowledge_size}"
+            )
+        return features
+
+    @property
+    def knowledge_extractor(self) -> KnowledgeExtractor:
+        """The COMET of this processor, loaded when first asked for."""
+        if self._knowledge is None:
+            if self.comet is None:
+                raise MissingKnowledgeError(
+                    "this model needs COMET's knowledge and its processor names no checkpoint: "
+                    "set processor.comet to a COMET-BART name or folder, or pass knowledge=False"
+                )
+            name, options = self.comet, {}
+            if name == _EMBEDDED_COMET:
+                if self._source is None:
+                    raise MissingKnowledgeError(
+                        "the processor's COMET lies in its checkpoint folder: load the processor "
+                        "with from_pretrained, or set processor.comet"
+                    )
+                name, options = self._source
+                options = {**options, "subfolder": _EMBEDDED_COMET.removeprefix("./")}
+            self._knowledge = KnowledgeExtractor.from_pretrained(
+                name,
+                feature=self.comet_feature,
+                gen_token=self.comet_gen_token,
+                store=self.knowledge_store,
+                **options,
+            )
+        return self._knowledge
+
+    @knowledge_extractor.setter
+    def knowledge_extractor(self, extractor: KnowledgeExtractor | None) -> None:
+        self._knowledge = extractor
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        """Save the processor; a COMET that lies in a folder is copied along."""
+        comet = self.comet
+        folder = self._comet_folder()
+        if folder is not None:
+            target = Path(save_directory) / _EMBEDDED_COMET
+            if folder.resolve() != target.resolve():
+                shutil.copytree(folder, target, dirs_exist_ok=True)
+            self.comet = _EMBEDDED_COMET
+        try:
+            return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        finally:
+            self.comet = comet
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load a processor from a folder or the Hub, and remember where its COMET may lie."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        options = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+        processor._source = (str(pretrained_model_name_or_path), options)
+        return processor
+
+    def to_dict(self, *args, **kwargs) -> dict[str, Any]:
+        """Leave out live engines and this machine's paths."""
+        output = super().to_dict(*args, **kwargs)
+        for name in ("_reader", "_knowledge", "_source", "ocr_cache_path", "knowledge_store"):
+            output.pop(name, None)
+        return output
+
+    def _comet_folder(self) -> Path | None:
+        if self.comet == _EMBEDDED_COMET and self._source is not None:
+            folder = Path(self._source[0]) / _EMBEDDED_COMET
+        elif self.comet is not None:
+            folder = Path(self.comet)
+        else:
+            return None
+        return folder if os.path.isdir(folder) else None
+
+    def _pad(self, words: list[list[int]], name: str) -> dict[str, Tensor]:
+        rows = [torch.tensor(row, dtype=torch.long) for row in words]
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        ids = pad_sequence(
+            rows, batch_first=True, padding_value=self.bert_tokenizer.pad_token_id
+        )
+        return {f"{name}_input_ids": ids, f"{name}_attention_mask": mask}
+
+
+def is_one_dialogue(dialogues: Sequence) -> bool:
+    """Say whether this is one dialogue, a list of turns, and not a list of dialogues."""
+    return len(dialogues) == 0 or isinstance(dialogues[0], (str, Mapping))

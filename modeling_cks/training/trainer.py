@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Trainer for CKS: every loss is logged, and evaluation is ranking."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from ..cks_ranker import CKSRanker
+from ..evaluation.evaluator import evaluate_ranker
+from .arguments import CKSTrainingArguments
+from .collator import CKSCollator, DialogueSampler, StickerInventory, TrainingSamples
+
+_LOSSES = ("match_loss", "contrastive_loss", "emotion_loss", "triplet_loss")
+# What comes pretrained when it comes from a checkpoint; everything else starts from scratch.
+BACKBONES = ("text_encoder.", "visual_extractor.clip.", "multimodal_encoder.embeddings.")
+
+
+class _Epoch(TrainerCallback):
+    """Tell the samples which epoch it is, so that its negatives are drawn."""
+
+    def __init__(self, samples: TrainingSamples):
+        self.samples = samples
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.samples.set_epoch(int(state.epoch or 0))
+
+
+class CKSTrainer(Trainer):
+    """[`Trainer`] that takes prepared rows and evaluates by ranking their candidates.
+
+    Args:
+        model: a [`CKSModel`].
+        args: [`CKSTrainingArguments`].
+        processor: the model's [`CKSProcessor`].
+        inventory: the stickers.
+        train_dataset: [`TrainingSamples`].
+        eval_dataset: rows with candidates, or a dict of such.
+        knowledge: False trains and evaluates without COMET.
+        **kwargs: what [`Trainer`] takes.
+    """
+
+    def __init__(
+        self,
+        model,
+        args: CKSTrainingArguments,
+        processor,
+        inventory: StickerInventory,
+        train_dataset: TrainingSamples | None = None,
+        eval_dataset=None,
+        knowledge: bool = True,
+        **kwargs,
+    ):
+        # The collator reads every column, also those that forward has no argument for.
+        args.remove_unused_columns = False
+        self.processor, self.inventory, self.knowledge = processor, inventory, knowledge
+        frozen = freeze(model, args.freeze)
+        super().__init__(
+            model,
+            args,
+            data_collator=CKSCollator(processor, inventory, knowledge=knowledge),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            **kwargs,
+        )
+        self.frozen_parameters = frozen
+        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
+        self._steps = 0
+        if isinstance(train_dataset, TrainingSamples):
+            self.add_callback(_Epoch(train_dataset))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the total loss and remember its parts for the log."""
+        output = model(**inputs)
+        for name in _LOSSES:
+            value = getattr(output, name)
+            if value is not None:
+                self._sums[name] = self._sums[name] + value.detach().float().cpu()
+        self._steps += 1
+        return (output.loss, output) if return_outputs else output.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the mean of each loss since the last time beside the total."""
+        if "loss" in logs and self._steps:
+            for name, total in self._sums.items():
+                logs[name] = round(float(total) / self._steps, 4)
+            self._sums.clear()
+            self._steps = 0
+        super().log(logs, start_time)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Rank the candidates of the rows; the figures are those of the evaluation script.
+
+        Several processes rank the same rows each: the validation split is small, and every
+        process must come to the same decision on stopping.
+        """
+        rows = eval_dataset if eval_dataset is not None else self.eval_dataset
+        model = self.accelerator.unwrap_model(self.model)
+        ranker = CKSRanker(model, self.processor, self.inventory, knowledge=self.knowledge)
+        result = evaluate_ranker(
+            ranker,
+            rows,
+            batch_size=self.args.per_device_eval_batch_size,
+            progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+        )
+        metrics = {f"{metric_key_prefix}_{key}": value for key, value in result.metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _get_train_sampler(self, train_dataset=None):
+        samples = train_dataset if train_dataset is not None else self.train_dataset
+        if self.args.group_by_dialogue and isinstance(samples, TrainingSamples):
+            return DialogueSampler(samples.dialogue_ids(), self.args.data_seed or self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def create_optimizer(self, *args, **kwargs):
+        """Give the pretrained parts a learning rate of their own where one is set."""
+        rate = self.args.backbone_learning_rate
+        if self.optimizer is None and rate is not None:
+            decayed = set(self.get_decay_parameter_names(self.model))
+            groups: dict[tuple[bool, bool], list] = defaultdict(list)
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    groups[name.startswith(BACKBONES), name in decayed].append(parameter)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class(
+                [
+                    {
+                        "params": parameters,
+                        "lr": rate if pretrained else self.args.learning_rate,
+                        "weight_decay": self.args.weight_decay if decay else 0.0,
+                    }
+                    for (pretrained, decay), parameters in groups.items()
+                ],
+                **options,
+            )
+        return super().create_optimizer(*args, **kwargs)
+
+
+def freeze(model: torch.nn.Module, beginnings: list[str]) -> int:
+    """Freeze the parameters whose names begin so, and count them.
+
+    Raises:
+        ValueError: if a beginning names no parameter.
+    """
+    count = 0
+    for beginning in beginnings:
+        named = [p for name, p in model.named_parameters() if name.startswith(beginning)]
+        if not named:
+            raise ValueError(f"freeze: no parameter's name begins with {beginning!r}")
+        for parameter in named:
+            parameter.requires_grad_(False)
+            count += parameter.numel()
+    return count
