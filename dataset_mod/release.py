@@ -37,6 +37,7 @@ _ROWS_PER_TABLE = 2048
 _SHARD_CHARACTERS = 1 << 18
 _MAX_SHARDS = 64
 _MAX_EMOTIONS = 1000
+_SKIPPED_SHOWN = 20
 
 Turn = tuple[int, str, str | None, int | None]
 """speaker, text, sticker id, emotion."""
@@ -301,8 +302,11 @@ class Release:
         found = Skipped(file, record, error.turn, error.problem)
         if not self.skip_bad:
             raise ReleaseError(str(found)) from None
-        logger.warning("left out: %s", found)
         self.skipped.append(found)
+        if len(self.skipped) <= _SKIPPED_SHOWN:
+            logger.warning("left out: %s", found)
+        elif len(self.skipped) == _SKIPPED_SHOWN + 1:
+            logger.warning("more broken records follow, left out without a line each")
 
     # The parts
 

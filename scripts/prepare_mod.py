@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     statistics = prepare(
         args.release,
         args.output,
-        languages=list(dict.fromkeys(args.language)),
+        languages=list(dict.fromkeys(args.language or ["en"])),
         captions=args.captions,
         skip_bad=args.skip_bad,
         progress=_progress,
@@ -40,10 +40,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("release", type=Path, help="folder of the release; any depth of folders")
     parser.add_argument(
         "--language",
-        nargs="+",
+        action="append",
         choices=LANGUAGES,
-        default=["en"],
-        help="which of its languages; the first one labels the stickers (default: en)",
+        help="which of its languages (default: en); repeat it for both, the first one then labels"
+        " the stickers",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(

@@ -301,6 +301,15 @@ def test_the_script_names_what_it_cannot_use(tmp_path):
     assert "--skip-bad" in run("--help").stdout
 
 
+def test_the_script_takes_its_options_in_any_order_and_both_languages(tmp_path):
+    files = ReleaseFiles("en")
+    files.json |= ReleaseFiles("zh").json
+    root = files.write(tmp_path / "release")
+    done = run("--language", "zh", "--output", tmp_path / "data", "--language", "en", root)
+    assert done.returncode == 0, done.stderr
+    assert load_prepared(tmp_path / "data").statistics["languages"] == ["zh", "en"]
+
+
 def test_a_wrong_folder_is_named(tmp_path):
     root = ReleaseFiles().write(tmp_path / "release")
     output = tmp_path / "data"

@@ -325,6 +325,15 @@ def test_a_broken_record_is_named_or_left_out(tmp_path, name):
     assert found == expected
 
 
+def test_many_broken_records_are_all_noted_and_few_are_logged(tmp_path, caplog):
+    files = ReleaseFiles()
+    files.json[files.train] |= {f"dialogue x{i}": [] for i in range(100)}
+    release = Release(files.write(tmp_path), skip_bad=True)
+    assert len(rows_of(release, "train")) == 4
+    assert [one.record for one in release.skipped] == [f"dialogue x{i}" for i in range(100)]
+    assert 1 < len(caplog.records) < 30
+
+
 def test_a_dialogue_told_twice_is_broken(tmp_path):
     files = ReleaseFiles()
     one = json.dumps([turn(0, "a"), turn(1, "b", "001")])
@@ -414,6 +423,18 @@ def test_two_candidates_for_one_part_are_both_named(tmp_path, path, copy):
         Release(files.write(tmp_path))
     assert path in str(caught.value)
     assert copy in str(caught.value)
+
+
+def test_a_file_without_a_word_serves_any_language_but_not_beside_another(tmp_path):
+    files = ReleaseFiles()
+    mute = {"dialogue 1": [turn(0, None, "001"), turn(1, None, "002")]}
+    root = files.write(tmp_path)
+    (root / files.train).rename(root / "away")
+    (root / "train.json").write_text(json.dumps(mute))
+    assert [row["sticker_id"] for row in rows_of(Release(root, "en"), "train")] == ["002"]
+    (root / "away").rename(root / files.train)
+    with pytest.raises(ReleaseError, match="train/e_train.json and train.json"):
+        Release(root, "en")
 
 
 def test_two_meme_sets_are_both_named(tmp_path):
