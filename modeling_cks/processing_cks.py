@@ -19,6 +19,7 @@ from .sticker_image import open_sticker
 
 SPEAKER_TOKENS = ("[speaker1]", "[speaker2]")
 _EMBEDDED_COMET = "./comet"
+_LIVE = ("_reader", "_knowledge", "_source", "ocr_cache_path", "knowledge_store")
 
 
 def read_dialogue(dialogue: Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -306,10 +307,12 @@ class CKSProcessor(ProcessorMixin):
 
     def to_dict(self, *args, **kwargs) -> dict[str, Any]:
         """Leave out live engines and this machine's paths."""
-        output = super().to_dict(*args, **kwargs)
-        for name in ("_reader", "_knowledge", "_source", "ocr_cache_path", "knowledge_store"):
-            output.pop(name, None)
-        return output
+        # The library copies whatever it finds in the instance, and an engine cannot be copied.
+        live = {name: self.__dict__.pop(name) for name in _LIVE if name in self.__dict__}
+        try:
+            return super().to_dict(*args, **kwargs)
+        finally:
+            self.__dict__.update(live)
 
     def _comet_folder(self) -> Path | None:
         if self.comet == _EMBEDDED_COMET and self._source is not None:
