@@ -47,6 +47,7 @@ def write_mini_release(
     test_rho: float | None = None,
     lean: float = 0.25,
     test_lean: float | None = None,
+    new_events: float = 0.5,
     seed: int = 0,
     dialogues: Sequence[int] = (300, 60, 60, 60),
     seen_styles: Sequence[str] = SEEN_STYLES,
@@ -65,6 +66,7 @@ def write_mini_release(
         test_rho: the same in both tests; as in training if None.
         lean: how strongly words choose the stickers in training and validation.
         test_lean: the same in both tests; as in training if None.
+        new_events: the share of both tests' events that are of kinds unknown to training.
         seed: of everything that is drawn by chance.
         dialogues: how many in training, validation, easy and hard test.
         seen_styles: the drawing styles of training, validation and easy test.
@@ -92,9 +94,11 @@ def write_mini_release(
         raise ValueError(f"size is {size} pixels; a face needs at least 32")
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must not be negative")
+    if not 0 <= new_events <= 1:
+        raise ValueError(f"new_events is {new_events}, not a share between 0 and 1")
     stickers = sticker_inventory(seed, seen_styles, unseen_styles)
     _claim(output_dir)
-    world = World(stickers, models, seed, seen_styles, unseen_styles)
+    world = World(stickers, models, seed, seen_styles, unseen_styles, new_events)
 
     for sticker in stickers:
         image = draw_sticker(sticker.face, sticker.style, sticker.caption, size)
@@ -130,6 +134,7 @@ def write_mini_release(
                 "dialogues": dialogues,
                 "seen_styles": tuple(seen_styles),
                 "unseen_styles": tuple(unseen_styles),
+                "new_events": new_events,
                 "size": size,
                 "mechanisms": {split: asdict(model) for split, model in models.items()},
             },
@@ -251,6 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--lean", type=float, default=0.25, help="how often the word chooses the sticker"
     )
     parser.add_argument("--test-lean", type=float, help="the same in the tests (default: --lean)")
+    parser.add_argument(
+        "--new-events", type=float, default=0.5, help="share of the tests' events new to training"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn by chance")
     parser.add_argument(
         *("--dialogues",),

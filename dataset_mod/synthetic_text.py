@@ -43,7 +43,7 @@ CARRIERS = (
     "the {word} mask lies on my chair",
 )
 
-# An emotion's events: a sentence and the fillings of its blank.
+# An emotion's events: a sentence and the fillings of its blank. The last two stay out of training.
 _EVENTS = {
     "neutral": {
         "the meeting is at {} today": ("nine", "ten", "noon", "two", "four", "five"),
@@ -123,14 +123,19 @@ _EVENTS = {
     },
 }
 
-EVENTS = {
-    emotion: tuple(
-        # A second pass over the sentence fills the names, so here only the blank is filled.
-        sentence.replace("{}", filling)
-        for sentence, fillings in sentences.items()
-        for filling in fillings
+
+def _fill(sentences: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    # Only the blank: the other placeholders wait for the person.
+    return tuple(
+        line.replace("{}", filling) for line, fillings in sentences.items() for filling in fillings
     )
-    for emotion, sentences in _EVENTS.items()
+
+
+_NEW = 2  # sentences of each emotion that training never has
+
+EVENTS = {emotion: _fill(dict(list(lines.items())[:-_NEW])) for emotion, lines in _EVENTS.items()}
+NEW_EVENTS = {
+    emotion: _fill(dict(list(lines.items())[-_NEW:])) for emotion, lines in _EVENTS.items()
 }
 
 OWN_FRAMES = ("{}", "well, {}", "so, {}", "you know, {}", "listen, {}", "as I said, {}")
@@ -277,25 +282,36 @@ ATOMIC_COLUMNS = (
 def atomic_rows() -> list[dict[str, str]]:
     """Return the world's common sense in the columns of ATOMIC's v4 CSV.
 
-    Every event stands there of PersonX, as its owner says it and as the other says it (then what
-    PersonX, the one who speaks, and the others feel is exchanged); sentences without an event
-    have "none" everywhere. One event in ten each is dev and tst, in all its forms.
+    Every event (also those that training's dialogues never have: common sense knows more than a
+    corpus shows) stands there of PersonX, as its owner says it, alone and beside a carrier of any
+    word, and as the other says it; then what the speaker feels and what the others feel is
+    exchanged. Sentences without an event have "none" everywhere. One event in ten each is dev and
+    tst, in all its forms.
     """
     rows = []
+    carriers = [
+        carrier.format(word=word)
+        for number, carrier in enumerate(CARRIERS)
+        for word in (words[number % len(words)] for words in WORDS.values())
+    ]
     number = 0
-    for emotion, events in EVENTS.items():
+    for emotion in EMOTIONS:
         owner, other = _OWNER[emotion], _OTHER[emotion]
-        for event in events:
+        for event in EVENTS[emotion] + NEW_EVENTS[emotion]:
             split = {3: "dev", 7: "tst"}.get(number % 10, "trn")
+            own = render_event(event, "own")
+            # Cycling through all carriers, so that here words say nothing about feelings.
+            both = [own, carriers[number % len(carriers)]]
             told = TOLD_FRAMES[number % len(TOLD_FRAMES)].format(render_event(event, "told"))
             rows += [
                 _atomic_row(render_event(event, "atomic"), owner, other, split),
-                _atomic_row(sentence(render_event(event, "own")), owner, other, split),
+                _atomic_row(sentence(own), owner, other, split),
+                _atomic_row(sentence(*(both if number % 2 else both[::-1])), owner, other, split),
                 _atomic_row(sentence(told), other, owner, split),
             ]
             number += 1
     nothing = _OTHER["neutral"]
-    for filler in itertools.chain(ASKS, REPLIES, CONFIRMATIONS, PROMPTS):
+    for filler in itertools.chain(ASKS, REPLIES, CONFIRMATIONS, PROMPTS, carriers):
         rows.append(_atomic_row(sentence(filler), nothing, nothing, "trn"))
     return rows
 

@@ -31,8 +31,11 @@ the sticker that the same speaker sends at the same turn where the arrow W -> V 
 `CausalModel` has the exact tables of the population.
 
 Splits: training, validation and the easy test draw stickers in the seen styles with the seen
-faces. In the hard test a speaker has either an unseen style (any face) or a seen one with faces
-that training never had, so that each answer is a sticker never seen.
+faces. A share of the events of both tests (`new_events`) is of kinds that training never had:
+there the word is all that a model goes by that has learnt training's events by heart, while the
+common sense written in ATOMIC's form covers them. In the hard test a speaker has either an unseen
+style (any face) or a seen one with faces that training never had, so that each answer is a
+sticker never seen.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ from dataset_mod.synthetic_text import (
     CONFIRMATIONS,
     EMOTIONS,
     EVENTS,
+    NEW_EVENTS,
     OWN_FRAMES,
     PROMPTS,
     REPLIES,
@@ -227,13 +231,15 @@ class World:
         seed: int,
         seen_styles: Sequence[str],
         unseen_styles: Sequence[str],
+        new_events: float,
     ) -> None:
-        """Take the inventory and, for each split, its mechanism."""
+        """Take the inventory, the mechanism of each split and the share of new events in tests."""
         self.stickers = {(sticker.face, sticker.style): sticker for sticker in stickers}
         self.models = models
         self.seed = seed
         self.seen_styles = tuple(seen_styles)
         self.unseen_styles = tuple(unseen_styles)
+        self.new_events = new_events
 
     def dialogue(self, split: str, number: int) -> tuple[list[dict], list[dict]]:
         """Return the turns of a dialogue and the truth about each of its sticker turns.
@@ -274,11 +280,12 @@ class World:
     ) -> tuple[list[dict], dict]:
         model = self.models[split]
         n_emotion, n_depart, n_direction, n_theme, n_face, n_word, n_event = rng.random(7)
-        n_label, n_bare = rng.random(2)
+        n_new, n_label, n_bare = rng.random(3)
         emotion = int(n_emotion * len(EMOTIONS))
         word_emotion = model.word_emotion(emotion, n_depart, n_direction)
         word = _pick(WORDS[EMOTIONS[word_emotion]], n_word)
-        event = _pick(EVENTS[EMOTIONS[emotion]], n_event)
+        is_new = split.startswith("test") and bool(n_new < self.new_events)
+        event = _pick((NEW_EVENTS if is_new else EVENTS)[EMOTIONS[emotion]], n_event)
         theme = model.theme(emotion, word_emotion, n_theme)
 
         def send(theme: int) -> Sticker:
@@ -313,6 +320,7 @@ class World:
             "sticker": sticker.id,
             "sticker_without_word": send(emotion).id,
             "event": render_event(event, "own"),
+            "event_seen": not is_new,
             "event_turn": said_in.get("event", said_in.get("told")),
             "word_turn": said_in["carrier"],
             "shape": shape,

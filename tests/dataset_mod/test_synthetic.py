@@ -53,7 +53,7 @@ def draw_turns(rho, lean, split="train", dialogues=700, seed=5):
     """The truth about many sticker turns, without writing a file."""
     stickers = sticker_inventory(seed, SEEN_STYLES, UNSEEN_STYLES)
     models = dict.fromkeys(SPLITS, CausalModel(rho, lean))
-    world = World(stickers, models, seed, SEEN_STYLES, UNSEEN_STYLES)
+    world = World(stickers, models, seed, SEEN_STYLES, UNSEEN_STYLES, new_events=0.5)
     return [truth for i in range(dialogues) for truth in world.dialogue(split, i)[1]]
 
 
@@ -200,6 +200,18 @@ def test_a_speaker_keeps_a_style_and_the_hard_test_is_unseen(truth):
                 assert FACES[turn["face"]].held_out or turn["style"] in UNSEEN_STYLES
     hard = {turn["style"] in UNSEEN_STYLES for turn in truth["turns"]["test_hard"]}
     assert hard == {True, False}
+
+
+def test_tests_have_events_of_kinds_unknown_to_training():
+    for split in SPLITS:
+        turns = draw_turns(0.9, 0.25, split, dialogues=200)
+        new = sum(not turn["event_seen"] for turn in turns)
+        if split in ("train", "validation"):
+            assert new == 0
+        else:
+            assert stats.binomtest(new, len(turns), 0.5).pvalue > 1e-3
+        known = {text.render_event(e, "own") for group in text.EVENTS.values() for e in group}
+        assert all((turn["event"] in known) == turn["event_seen"] for turn in turns)
 
 
 def test_causes_and_words_stand_in_the_last_and_in_earlier_utterances():
@@ -410,9 +422,7 @@ def test_the_package_reads_it(release, truth, tmp_path):
 def test_atomic_events_are_in_v4s_columns(release, truth):
     with open(release / "atomic/v4_atomic_mini.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == (
-        "event oEffect oReact oWant xAttr xEffect xIntent xNeed xReact xWant prefix split".split()
-    )
+    assert tuple(rows[0]) == text.ATOMIC_COLUMNS
     for row in rows:
         assert set(row) == set(rows[0]) and row["event"] and "{" not in row["event"]
         for name in list(rows[0])[1:-1]:
@@ -429,8 +439,13 @@ def test_atomic_events_are_in_v4s_columns(release, truth):
         event.endswith("you passed your law exam.") and react == ["happy", "proud"]
         for event, react in felt.items()
     )
-    for turn in truth["turns"]["train"]:
+    for turn in truth["turns"]["train"] + truth["turns"]["test_easy"]:
         assert text.sentence(turn["event"]) in reacts
+    # Words and feelings are independent there: what is said beside a carrier tells nothing.
+    happy = [
+        row for row in rows if re.search(r"\b(happy|joyful|merry|cheerful|funny)\b", row["event"])
+    ]
+    assert len({row["xReact"] for row in happy}) == COUNT + 1
 
 
 def test_atomic_columns_are_those_of_the_real_file(release, shared_dir):
@@ -449,7 +464,8 @@ def test_emotional_words_stand_in_carriers_alone():
     words = [word for group in text.WORDS.values() for word in group]
     assert len(words) == len(set(words))
     names = {*words, *EMOTIONS}
-    events = [text.render_event(e, "own") for group in text.EVENTS.values() for e in group]
+    groups = [*text.EVENTS.values(), *text.NEW_EVENTS.values()]
+    events = [text.render_event(event, "own") for group in groups for event in group]
     assert len(set(events)) == len(events) >= 300
     said = [*events, *text.OWN_FRAMES, *text.TOLD_FRAMES, *text.CARRIERS]
     said += [*text.ASKS, *text.REPLIES, *text.CONFIRMATIONS, *text.PROMPTS]
@@ -506,6 +522,7 @@ def test_a_caption_stands_under_the_face():
         ({"test_lean": 2}, "lean is 2"),
         ({"dialogues": (1, 2, 3)}, "4 positive numbers"),
         ({"dialogues": (1, 0, 1, 1)}, "4 positive numbers"),
+        ({"new_events": 2}, "new_events is 2"),
         ({"size": 8}, "size is 8"),
         ({"seed": -1}, "seed is -1"),
         ({"unseen_styles": ("oil",)}, "no style 'oil'"),
