@@ -44,7 +44,7 @@ def _below(hashes: np.ndarray, limits: np.ndarray) -> np.ndarray:
 class NegativeSampler:
     """Draw, for each training sample and epoch, one sticker of another emotion.
 
-    The rule (SPEC: "a sticker whose emotion differs from the right one's"):
+    The rule, for "a sticker whose emotion differs from the right one's":
 
     * a negative is uniform over the stickers that are *known* to carry another emotion;
     * a sticker without an emotion (-1: no label in the training split) is not known to differ,

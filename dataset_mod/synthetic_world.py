@@ -148,7 +148,7 @@ class CausalModel:
         """Return sum over w of P(w) P(Y | T, w), shape (7 themes, 7): the backdoor adjustment.
 
         What the sticker tells about the emotion where words no longer decide which sticker is
-        sent (SPEC 3.1; the quantity that VKD approximates).
+        sent (the quantity that VKD approximates).
 
         Raises:
             ValueError: some pair of word and theme never occurs, so nothing is known of it.

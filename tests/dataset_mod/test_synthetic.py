@@ -198,6 +198,8 @@ def test_a_speaker_keeps_a_style_and_the_hard_test_is_unseen(truth):
             assert shown["seen"] == (split != "test_hard")
             if split == "test_hard":
                 assert FACES[turn["face"]].held_out or turn["style"] in UNSEEN_STYLES
+        pairs = [(styles[d, 0], styles[d, 1]) for d, who in styles if who == 0 and (d, 1) in styles]
+        assert len(set(pairs)) > len({one for one, _ in pairs})  # and each speaker an own one
     hard = {turn["style"] in UNSEEN_STYLES for turn in truth["turns"]["test_hard"]}
     assert hard == {True, False}
 
