@@ -158,12 +158,16 @@ def build(
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """Count the parameters of each part of a model, and of all of it under `total`."""
+    """Count the parameters of each part of a model, and of all of it, each once, under `total`."""
     counts = {
         name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
     }
     own = sum(p.numel() for p in model.parameters(recurse=False))
-    return {**counts, **({"own": own} if own else {}), "total": sum(counts.values()) + own}
+    return {
+        **counts,
+        **({"own": own} if own else {}),
+        "total": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def load_text(name_or_path: str | os.PathLike) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -324,7 +328,7 @@ def train_tokenizer(
 
     Args:
         texts: what it is trained on; Chinese characters stand for themselves.
-        vocab_size: at most so many tokens.
+        vocab_size: at most so many tokens, unless the texts have more characters.
 
     Raises:
         ValueError: there is no text.
@@ -335,17 +339,30 @@ def train_tokenizer(
     texts = list(texts)
     if not any(text.strip() for text in texts):
         raise ValueError("a tokenizer from scratch needs texts to be trained on (texts=...)")
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SPEAKER_TOKENS]
-    trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    # The trainer numbers "##x" as it meets it, walking the words in an order that changes from run
+    # to run, and breaks ties by these numbers. Numbered beforehand, they make the same vocabulary
+    # of the same texts every time.
+    words = (w for t in texts for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(t)))
+    inner = sorted({f"##{letter}" for word in words for letter in word[1:]})
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.normalizer, trained.pre_tokenizer = normalizer, splitter
+    trainer = WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=[*special, *inner], show_progress=False
+    )
+    trained.train_from_iterator(texts, trainer)
+
+    # Anew from the vocabulary, since the trainer takes "##x" for special tokens now.
+    vocabulary = trained.get_vocab()
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

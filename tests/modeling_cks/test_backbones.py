@@ -364,9 +364,21 @@ def test_train_tokenizer():
     assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
     assert ids[1] == tokenizer.convert_tokens_to_ids("[speaker1]")
     assert len(tokenizer) <= 160
+    # A word falls into pieces, and the pieces make it again; "##" in a text is no piece.
+    pieces = tokenizer.tokenize("happyparty")
+    assert pieces[0] == "happy" and len(pieces) > 1 and pieces[1].startswith("##")
+    text = "[speaker2] happyparty, so"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    assert "##a" not in tokenizer.tokenize("##a")
     assert train_tokenizer(["我很高兴"]).tokenize("高兴") == ["高", "兴"]
     with pytest.raises(ValueError, match="needs texts"):
         train_tokenizer([" "])
+
+
+def test_the_same_texts_always_make_the_same_tokenizer():
+    # The library's trainer does not by itself: its hash maps are seeded anew each time.
+    made = [train_tokenizer(TEXTS * 3, 140).backend_tokenizer.to_str() for _ in range(6)]
+    assert len(set(made)) == 1
 
 
 # ----------------------------------------------------------------------------------- build
