@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of CKS, the causal knowledge-enhanced sticker selection model."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -12,6 +12,20 @@ EMOTION_WORDS = ("surprise", "happiness", "disgust", "fear", "sadness", "anger")
 
 VKD_FORMS = ("feature_softmax", "dictionary_softmax")
 NEGATIVE_VISUALS = ("clip", "unbiased")
+
+# What a saved folder says about the code that lies in it, for those without the package.
+_AUTO_MAP = {
+    "AutoConfig": "configuration_cks.CKSConfig",
+    "AutoModel": "modeling_cks.CKSModel",
+    "AutoProcessor": "processing_cks.CKSProcessor",
+}
+_CUSTOM_PIPELINES = {
+    "sticker-selection": {
+        "impl": "pipeline_cks.StickerSelectionPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
+}
 
 
 @strict
@@ -59,6 +73,8 @@ class CKSConfig(PreTrainedConfig):
     """
 
     model_type = "cks"
+    # The code travels with what is saved.
+    _auto_class: ClassVar[str] = "AutoConfig"
     sub_configs_defaults = {  # noqa: RUF012 (the library's own idiom)
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="roberta"),
         "bert_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
@@ -121,7 +137,23 @@ class CKSConfig(PreTrainedConfig):
         unknown = sorted(set(kwargs) - _accepted_by_library())
         if unknown:
             raise ValueError(f"CKSConfig has no field named {', '.join(map(repr, unknown))}")
+        if not __name__.startswith("transformers_modules."):
+            # The package has registered its pipeline. Where a configuration names another, the
+            # library takes that one and refuses to go on without trust_remote_code.
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        """Save the configuration and its code, and name the code of model and processor."""
+        self.auto_map = dict(_AUTO_MAP)
+        self.custom_pipelines = _CUSTOM_PIPELINES
+        for name in self.sub_configs_defaults:
+            getattr(self, name).dtype = self.dtype  # as loading sets it
+        try:
+            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        finally:
+            # Left in, they would send `pipeline` and `AutoModel.from_config` after remote code.
+            del self.auto_map, self.custom_pipelines
 
     @property
     def utterance_state_size(self) -> int:

@@ -71,7 +71,12 @@ class StickerSelectionPipeline(Pipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.model.eval()
-        self._known: OrderedDict[str, tuple[str | None, Tensor]] = OrderedDict()
+        self._known: OrderedDict[str, Tensor] = OrderedDict()
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save model, processor and code: a folder that `pipeline` loads."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
 
     def __call__(self, dialogues, stickers=None, **kwargs):
         """Choose among stickers for one dialogue or for several.
@@ -130,44 +135,44 @@ class StickerSelectionPipeline(Pipeline):
             raise ValueError(f"captions name stickers that are not there: {', '.join(unknown)}")
         texts = [given.get(name, text) for name, text in zip(names, texts, strict=True)]
         opened = [open_sticker(image) for image in images]
-        read, embeds = self._encode(opened)
-        texts = [
-            seen if text is None else text for text, seen in zip(texts, read, strict=True)
-        ]
-        return StickerPack(names, texts, embeds)
+        return StickerPack(names, self._read(opened, texts), self._encode(opened))
+
+    def _read(
+        self, images: Sequence[Image.Image], texts: Sequence[str | None]
+    ) -> list[str | None]:
+        """Read the images that have no text yet, if the model looks at texts at all."""
+        texts = list(texts)
+        if self.model.config.use_ocr:
+            unread = [place for place, text in enumerate(texts) if text is None]
+            read = self.processor.read_text([images[place] for place in unread])
+            for place, text in zip(unread, read, strict=True):
+                texts[place] = text
+        return texts
 
     @torch.no_grad()
-    def _encode(self, images: Sequence[Image.Image]) -> tuple[list[str | None], Tensor]:
-        """Read and encode images, those met before from memory."""
+    def _encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Encode images into unbiased features (N, D), those met before from memory."""
         digests = [image_digest(image) for image in images]
+        found = {digest: self._known[digest] for digest in digests if digest in self._known}
         new = {
             digest: image
             for digest, image in zip(digests, images, strict=True)
-            if digest not in self._known
+            if digest not in found
         }
-        found = {digest: self._known[digest] for digest in digests if digest in self._known}
-        pending = list(new.items())
+        pending = list(new)
         for start in range(0, len(pending), _ENCODED_A_PASS):
             part = pending[start : start + _ENCODED_A_PASS]
-            shown = [image for _, image in part]
-            texts = (
-                self.processor.read_text(shown)
-                if self.model.config.use_ocr
-                else [None] * len(shown)
-            )
-            pixels = self.processor.image_processor(images=shown, return_tensors="pt")
-            embeds = self.model.encode_stickers(
-                pixels["pixel_values"].to(self.device, self.model.dtype)
-            ).cpu()
-            for (digest, _), text, embed in zip(part, texts, embeds, strict=True):
-                found[digest] = (text, embed)
-        for digest in dict.fromkeys(digests):
+            pixels = self.processor.image_processor(
+                images=[new[digest] for digest in part], return_tensors="pt"
+            )["pixel_values"]
+            embeds = self.model.encode_stickers(pixels.to(self.device, self.model.dtype))
+            found.update(zip(part, embeds.cpu(), strict=True))
+        for digest in found:
             self._known[digest] = found[digest]
             self._known.move_to_end(digest)
         while len(self._known) > _REMEMBERED_STICKERS:
             self._known.popitem(last=False)
-        chosen = [found[digest] for digest in digests]
-        return [text for text, _ in chosen], torch.stack([embed for _, embed in chosen])
+        return torch.stack([found[digest] for digest in digests])
 
     def _sanitize_parameters(self, pack=None, top_k=None, knowledge=None, explain=None, **kwargs):
         if kwargs:
@@ -198,9 +203,9 @@ class StickerSelectionPipeline(Pipeline):
         embeds, captions = pack.embeds, list(pack.captions)
         if shown:
             images = [open_sticker(turns[place]["sticker"]) for place in shown]
-            texts, added = self._encode(images)
             history[0, shown] = torch.arange(len(shown)) + len(pack)
-            embeds, captions = torch.cat([embeds, added]), captions + texts
+            embeds = torch.cat([embeds, self._encode(images)])
+            captions += self._read(images, [None] * len(images))
         if config.use_ocr:
             tensors.update(self.processor.encode_captions([text or "" for text in captions]))
         tensors["history"] = history
@@ -209,11 +214,7 @@ class StickerSelectionPipeline(Pipeline):
         return {"turns": turns, "tensors": tensors}
 
     def _forward(self, model_inputs):
-        tensors = model_inputs["tensors"]
-        for name in ("sticker_embeds", "knowledge"):
-            if name in tensors:
-                tensors[name] = tensors[name].to(self.model.dtype)
-        return {"turns": model_inputs["turns"], "output": self.model(**tensors)}
+        return {"turns": model_inputs["turns"], "output": self.model(**model_inputs["tensors"])}
 
     def postprocess(self, model_outputs, pack, top_k=None, explain=False):
         """Turn the model's output into a ranking with its reasons."""

@@ -5,9 +5,10 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.feature_extraction_utils import BatchFeature
@@ -15,10 +16,17 @@ from transformers.processing_utils import ProcessorMixin
 
 from .knowledge import KnowledgeExtractor, MissingKnowledgeError
 from .ocr import StickerTextReader, build_ocr_engine
-from .sticker_image import open_sticker
+from .sticker_image import image_digest, open_sticker
+
+if TYPE_CHECKING:
+    # Never imported here. The library copies what it sees imported, and so the pipeline's code
+    # comes to lie beside the processor's, without which it could not run.
+    from .pipeline_cks import StickerSelectionPipeline  # noqa: F401
 
 SPEAKER_TOKENS = ("[speaker1]", "[speaker2]")
-_EMBEDDED_COMET = "./comet"
+# Where a saved processor's own COMET lies, and how its configuration says so: no path looks so.
+_COMET_FOLDER = "comet"
+_EMBEDDED_COMET = "{checkpoint}/comet"
 _LIVE = ("_reader", "_knowledge", "_source", "ocr_cache_path", "knowledge_store")
 
 
@@ -79,6 +87,9 @@ class CKSProcessor(ProcessorMixin):
         max_ocr_tokens: a sticker's text is cut behind this many tokens.
     """
 
+    # The code travels with what is saved.
+    _auto_class = "AutoProcessor"
+
     def __init__(
         self,
         image_processor=None,
@@ -93,7 +104,6 @@ class CKSProcessor(ProcessorMixin):
         max_utterance_tokens=64,
         max_dialogue_tokens=256,
         max_ocr_tokens=32,
-        **kwargs,
     ):
         for name, each in (("tokenizer", tokenizer), ("bert_tokenizer", bert_tokenizer)):
             vocabulary = each.get_vocab() if each is not None else {}
@@ -128,21 +138,25 @@ class CKSProcessor(ProcessorMixin):
 
         Args:
             dialogues: a dialogue (see [`read_dialogue`]) or a list of them.
-            stickers: N files, bytes or PIL images; a dialogue's earlier stickers are added
-                behind them.
+            stickers: N files, bytes or PIL images; earlier stickers of the dialogues which are
+                not among them are added behind.
             captions: N texts that take the place of OCR; None in a place asks for OCR there.
             knowledge: False runs without COMET: its sums are zero, with some loss of quality.
 
         Returns:
-            What `CKSModel.forward` takes: B dialogues, S >= N distinct stickers, and `candidates`
-            (B, N).
+            What `CKSModel.forward` takes: B dialogues, S >= N stickers, and `candidates` (B, N).
 
         Raises:
             ValueError: for a dialogue or a sticker that cannot be read, by its number or name.
             MissingKnowledgeError: if COMET is needed and cannot be had.
         """
         data: dict[str, Tensor] = {}
-        images = [open_sticker(sticker) for sticker in stickers or []]
+        if isinstance(stickers, (str, bytes, os.PathLike, Image.Image)):
+            raise ValueError(f"`stickers` is a list of stickers, not {stickers!r}")
+        images = [
+            _open_numbered(sticker, f"sticker {number}")
+            for number, sticker in enumerate(stickers or [])
+        ]
         texts = list(captions) if captions is not None else [None] * len(images)
         if len(texts) != len(images):
             raise ValueError(f"{len(texts)} captions were given for {len(images)} stickers")
@@ -150,15 +164,25 @@ class CKSProcessor(ProcessorMixin):
         if dialogues is not None:
             if is_one_dialogue(dialogues):
                 dialogues = [dialogues]
-            turns = [read_dialogue(dialogue)[-self.max_utterances :] for dialogue in dialogues]
+            turns = [
+                _read_numbered(dialogue, number)[-self.max_utterances :]
+                for number, dialogue in enumerate(dialogues)
+            ]
             data.update(self.encode_dialogues(turns, knowledge=knowledge))
             history = torch.full(data["speaker_ids"].shape, -1)
+            places: dict[str, int] = {}
+            for place, image in enumerate(images):
+                places.setdefault(image_digest(image), place)
             for row, dialogue in enumerate(turns):
-                for place, turn in enumerate(dialogue):
-                    if turn["sticker"] is not None:
-                        history[row, place] = len(images)
-                        images.append(open_sticker(turn["sticker"]))
+                for column, turn in enumerate(dialogue):
+                    if turn["sticker"] is None:
+                        continue
+                    image = _open_numbered(turn["sticker"], f"the sticker of turn {column}")
+                    place = places.setdefault(image_digest(image), len(images))
+                    if place == len(images):
+                        images.append(image)
                         texts.append(None)
+                    history[row, column] = place
             data["history"] = history
             if candidates:
                 data["candidates"] = torch.arange(candidates).expand(len(turns), -1)
@@ -261,21 +285,11 @@ class CKSProcessor(ProcessorMixin):
                     "this model needs COMET's knowledge and its processor names no checkpoint: "
                     "set processor.comet to a COMET-BART name or folder, or pass knowledge=False"
                 )
-            name, options = self.comet, {}
-            if name == _EMBEDDED_COMET:
-                if self._source is None:
-                    raise MissingKnowledgeError(
-                        "the processor's COMET lies in its checkpoint folder: load the processor "
-                        "with from_pretrained, or set processor.comet"
-                    )
-                name, options = self._source
-                options = {**options, "subfolder": _EMBEDDED_COMET.removeprefix("./")}
             self._knowledge = KnowledgeExtractor.from_pretrained(
-                name,
+                self._comet_folder() or self.comet,
                 feature=self.comet_feature,
                 gen_token=self.comet_gen_token,
                 store=self.knowledge_store,
-                **options,
             )
         return self._knowledge
 
@@ -288,10 +302,17 @@ class CKSProcessor(ProcessorMixin):
         comet = self.comet
         folder = self._comet_folder()
         if folder is not None:
-            target = Path(save_directory) / _EMBEDDED_COMET
+            target = Path(save_directory) / _COMET_FOLDER
             if folder.resolve() != target.resolve():
                 shutil.copytree(folder, target, dirs_exist_ok=True)
             self.comet = _EMBEDDED_COMET
+        for tokenizer in (self.tokenizer, self.bert_tokenizer):
+            # The last call's lengths, and where the tokenizer was loaded from: of this process,
+            # not of the processor, so that what is loaded and saved again is the same.
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+            for name in ("is_local", "local_files_only"):
+                tokenizer.init_kwargs.pop(name, None)
         try:
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         finally:
@@ -301,7 +322,8 @@ class CKSProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Load a processor from a folder or the Hub, and remember where its COMET may lie."""
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        options = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+        wanted = ("revision", "token", "cache_dir", "local_files_only")
+        options = {key: kwargs[key] for key in wanted if key in kwargs}
         processor._source = (str(pretrained_model_name_or_path), options)
         return processor
 
@@ -315,13 +337,28 @@ class CKSProcessor(ProcessorMixin):
             self.__dict__.update(live)
 
     def _comet_folder(self) -> Path | None:
-        if self.comet == _EMBEDDED_COMET and self._source is not None:
-            folder = Path(self._source[0]) / _EMBEDDED_COMET
-        elif self.comet is not None:
-            folder = Path(self.comet)
-        else:
-            return None
-        return folder if os.path.isdir(folder) else None
+        """Return the folder of this processor's COMET; None where `comet` is a name or None."""
+        if self.comet != _EMBEDDED_COMET:
+            folder = Path(self.comet) if self.comet is not None else None
+            return folder if folder is not None and folder.is_dir() else None
+        if self._source is None:
+            raise MissingKnowledgeError(
+                "the processor's COMET lies in its checkpoint folder: load the processor with "
+                "from_pretrained, or set processor.comet"
+            )
+        name, options = self._source
+        root = Path(name)
+        if not root.is_dir():
+            from huggingface_hub import snapshot_download
+
+            root = Path(snapshot_download(name, allow_patterns=f"{_COMET_FOLDER}/*", **options))
+        folder = root / _COMET_FOLDER
+        if not folder.is_dir():
+            raise MissingKnowledgeError(
+                f"{name} holds no folder {_COMET_FOLDER} with the processor's COMET: set "
+                "processor.comet to a COMET-BART name or folder, or pass knowledge=False"
+            )
+        return folder
 
     def _pad(self, words: list[list[int]], name: str) -> dict[str, Tensor]:
         rows = [torch.tensor(row, dtype=torch.long) for row in words]
@@ -333,5 +370,27 @@ class CKSProcessor(ProcessorMixin):
 
 
 def is_one_dialogue(dialogues: Sequence) -> bool:
-    """Say whether this is one dialogue, a list of turns, and not a list of dialogues."""
+    """Say whether this is one dialogue, a list of turns, and not a list of dialogues.
+
+    Raises:
+        ValueError: if it is no list at all.
+    """
+    if not isinstance(dialogues, Sequence):
+        raise ValueError("a dialogue is a list of turns (strings, or mappings with `text`)")
     return len(dialogues) == 0 or isinstance(dialogues[0], (str, Mapping))
+
+
+def _read_numbered(dialogue, number: int) -> list[dict[str, Any]]:
+    try:
+        return read_dialogue(dialogue)
+    except ValueError as error:
+        raise ValueError(f"dialogue {number}: {error}") from None
+
+
+def _open_numbered(sticker, name: str) -> Image.Image:
+    if not isinstance(sticker, (str, bytes, os.PathLike, Image.Image)):
+        raise ValueError(f"{name}: a sticker is a file, bytes or an image, not {sticker!r}")
+    try:
+        return open_sticker(sticker)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{name}: {error}") from None
