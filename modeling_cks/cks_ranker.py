@@ -10,6 +10,7 @@ import torch
 from .evaluation.evaluator import RankerOutput
 from .modeling_cks import CKSModel
 from .processing_cks import CKSProcessor
+from .ranking import rank
 from .training.collator import CKSCollator, StickerInventory
 
 
@@ -42,7 +43,8 @@ class CKSRanker:
     def rank(self, rows: Sequence[dict]) -> RankerOutput:
         """Score the candidates of each row; emotions given the answer and given the top one.
 
-        A row without an answer has no emotion given the answer: its place is NaN.
+        Raises:
+            ValueError: if a row's answer is not among its candidates.
         """
         training = self.model.training
         self.model.eval()
@@ -59,7 +61,7 @@ class CKSRanker:
         if output.candidate_emotion_logits is not None:
             emotions = output.candidate_emotion_logits.float().softmax(-1).cpu().numpy()
             numbers = range(len(rows))
-            given_top = emotions[numbers, scores.argmax(1).numpy()]
+            given_top = emotions[numbers, rank(scores)[:, 0].numpy()]
             answers = [row["candidates"].index(row["sticker_id"]) for row in rows]
             given_answer = emotions[numbers, answers]
         lengths = [len(row["candidates"]) for row in rows]

@@ -22,6 +22,8 @@ from .visual_extractor import ContentInvariantModule, VisualExtractor, VisualKno
 # training over several processes.
 _HAVE_POOLER = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie")
 _UTTERANCES_A_PASS = 64
+# Pairs of dialogue and sticker ranked at once: a pack of thousands would not fit into memory.
+_PAIRS_A_PASS = 512
 
 
 @dataclass
@@ -120,6 +122,8 @@ class CKSModel(CKSPreTrainedModel):
         ```
     """
 
+    # The code travels with what is saved.
+    _auto_class = "AutoModel"
     # The losses are means over samples, never sums over tokens that the trainer would divide.
     accepts_loss_kwargs = False
 
@@ -198,6 +202,11 @@ class CKSModel(CKSPreTrainedModel):
             ValueError: if an input that the configuration needs is missing.
         """
         self._check_inputs(locals())
+        # Features come in the precision in which they were stored, pixels in float32.
+        pixel_values, sticker_embeds, utterance_embeds, knowledge = (
+            None if given is None else given.to(self.dtype)
+            for given in (pixel_values, sticker_embeds, utterance_embeds, knowledge)
+        )
         visual = augmented = None
         if sticker_embeds is None:
             visual, augmented, sticker_embeds = self.visual_extractor(pixel_values)
@@ -282,7 +291,7 @@ class CKSModel(CKSPreTrainedModel):
     def _check_inputs(self, given: dict) -> None:
         def need(name: str, why: str) -> None:
             if given[name] is None:
-                raise ValueError(f"{type(self).__name__} needs `{name}` {why}")
+                raise ValueError(f"CKSModel needs `{name}` {why}")
 
         if given["utterance_embeds"] is None:
             need("utterance_input_ids", "(or `utterance_embeds`)")
@@ -291,7 +300,11 @@ class CKSModel(CKSPreTrainedModel):
             need("pixel_values", "(or `sticker_embeds`)")
         config = self.config
         if config.use_keue and config.use_knowledge:
-            need("knowledge", "since it was configured with knowledge (use_knowledge=True)")
+            need(
+                "knowledge",
+                "since it was trained with COMET: name a COMET to the processor, or pass it "
+                "knowledge=False, at some loss of quality",
+            )
         if config.needs_fusion:
             need("dialogue_input_ids", "for the multimodal encoder")
             need("dialogue_attention_mask", "beside `dialogue_input_ids`")
@@ -305,6 +318,13 @@ class CKSModel(CKSPreTrainedModel):
                 need("emotion_labels", "to compute its losses")
             if config.use_cim or (config.use_itm and config.negative_visual == "clip"):
                 need("pixel_values", "to compute its losses")
+                if given["sticker_embeds"] is not None:
+                    raise ValueError(
+                        "CKSModel needs `pixel_values` alone, without `sticker_embeds`, to "
+                        "compute its losses"
+                    )
+            if config.use_itc and _several_processes():
+                need("sticker_ids", "to compute its losses over several processes")
 
     def _embed_sequence(
         self,
@@ -367,8 +387,15 @@ class CKSModel(CKSPreTrainedModel):
         if sequence is not None:
             dialogues = torch.nonzero(real)[:, 0]
             stickers = candidates[real]
-            match, emotion = self._fuse(
-                sequence, dialogues, stickers, output.sticker_embeds[stickers]
+            passes = [
+                self._fuse(sequence, *pairs, output.sticker_embeds[pairs[1]])
+                for pairs in zip(
+                    dialogues.split(_PAIRS_A_PASS), stickers.split(_PAIRS_A_PASS), strict=True
+                )
+            ]
+            match, emotion = (
+                None if parts[0] is None else torch.cat(parts)
+                for parts in zip(*passes, strict=True)
             )
             output.match_logits = _unflatten(match, real)
             output.candidate_emotion_logits = _unflatten(emotion, real)

@@ -88,9 +88,10 @@ class VisualKnowledgeDeconfounder(nn.Module):
         words = self.dictionary_projection(self.dictionary.to(visual.dtype))
         if self.form == "feature_softmax":
             return self.fc(visual @ words.T @ words).softmax(-1)
-        weights = (visual @ words.T * visual.shape[-1] ** -0.5).softmax(-1)
-        weights = weights * self.prior.to(visual.dtype)
-        weights = weights / weights.sum(-1, keepdim=True)  # Z
+        # softmax(scores) P(w) / Z, with the prior inside the exponent: a softmax that rounds to
+        # zero wherever the prior is not would leave nothing to divide by.
+        scores = visual @ words.T * visual.shape[-1] ** -0.5
+        weights = (scores + self.prior.to(visual.dtype).log()).softmax(-1)
         return self.fc(weights @ words)
 
 
