@@ -37,7 +37,7 @@ class CKSTrainer(Trainer):
         processor: the model's [`CKSProcessor`].
         inventory: the stickers.
         train_dataset: [`TrainingSamples`].
-        eval_dataset: rows with candidates, or a dict of such.
+        eval_dataset: rows with candidates.
         knowledge: False trains and evaluates without COMET.
         **kwargs: what [`Trainer`] takes.
     """
@@ -66,7 +66,7 @@ class CKSTrainer(Trainer):
             **kwargs,
         )
         self.frozen_parameters = frozen
-        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
+        self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._steps = 0
         if isinstance(train_dataset, TrainingSamples):
             self.add_callback(_Epoch(train_dataset))
@@ -77,7 +77,7 @@ class CKSTrainer(Trainer):
         for name in _LOSSES:
             value = getattr(output, name)
             if value is not None:
-                self._sums[name] = self._sums[name] + value.detach().float().cpu()
+                self._sums[name] = self._sums[name] + value.detach().float()
         self._steps += 1
         return (output.loss, output) if return_outputs else output.loss
 
@@ -85,7 +85,9 @@ class CKSTrainer(Trainer):
         """Log the mean of each loss since the last time beside the total."""
         if "loss" in logs and self._steps:
             for name, total in self._sums.items():
-                logs[name] = round(float(total) / self._steps, 4)
+                # Every process logs, so all of them meet here.
+                mean = self.accelerator.reduce(total / self._steps, "mean")
+                logs[name] = round(float(mean), 4)
             self._sums.clear()
             self._steps = 0
         super().log(logs, start_time)
@@ -115,7 +117,8 @@ class CKSTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         samples = train_dataset if train_dataset is not None else self.train_dataset
         if self.args.group_by_dialogue and isinstance(samples, TrainingSamples):
-            return DialogueSampler(samples.dialogue_ids(), self.args.data_seed or self.args.seed)
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return DialogueSampler(samples.dialogue_ids(), seed)
         return super()._get_train_sampler(train_dataset)
 
     def create_optimizer(self, *args, **kwargs):
