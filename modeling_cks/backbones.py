@@ -7,6 +7,7 @@ stands alone: a published checkpoint needs none of the checkpoints that it was b
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -113,9 +114,10 @@ def build(
     bert_model, bert_tokenizer = _text_side("bert", bert, bert_config, texts)
     vision_model, image_processor = _vision_side(vision, vision_config)
     fields: dict[str, Any] = {
-        "text_config": text_model.config,
-        "bert_config": bert_model.config,
-        "vision_config": vision_model.config,
+        # Copies: the whole model's choice of attention must not reach back into the sources.
+        "text_config": copy.deepcopy(text_model.config),
+        "bert_config": copy.deepcopy(bert_model.config),
+        "vision_config": copy.deepcopy(vision_model.config),
         "dictionary_size": bert_model.config.hidden_size,
         "image_mean": list(image_processor.image_mean),
         "image_std": list(image_processor.image_std),
