@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ TRAVELLING_NEEDS = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"}
 
 def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
+
+
+@cache
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def sources(root: Path, folder: str) -> list[Path]:
@@ -73,7 +79,7 @@ def imported(root: Path, path: Path) -> list[tuple[int, str, bool]]:
     """Return (line, absolute dotted name, unguarded) of each thing that a file imports."""
     package = list(path.relative_to(root).parts[:-1])
     found = []
-    for node, unguarded in statements(ast.parse(read(path))):
+    for node, unguarded in statements(parsed(read(path))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:
@@ -115,7 +121,7 @@ def travelling_imports(root: Path) -> list[str]:
     found = []
     for name in sorted(TRAVELLING):
         path = root / "modeling_cks" / f"{name}.py"
-        for node, unguarded in statements(ast.parse(read(path))):
+        for node, unguarded in statements(parsed(read(path))):
             relative = isinstance(node, ast.ImportFrom) and node.level
             if relative:
                 # Even inside functions and docstrings: the loader collects the files by them.
@@ -144,7 +150,7 @@ def travelling_closure(root: Path) -> set[str]:
         if name in reached:
             continue
         reached.add(name)
-        tree = ast.parse(read(root / "modeling_cks" / f"{name}.py"))
+        tree = parsed(read(root / "modeling_cks" / f"{name}.py"))
         pending += [
             node.module
             for node, _ in statements(tree)
@@ -160,7 +166,7 @@ def relative_import_texts(root: Path) -> list[str]:
         path = root / "modeling_cks" / f"{name}.py"
         real = {
             node.module
-            for node, _ in statements(ast.parse(read(path)))
+            for node, _ in statements(parsed(read(path)))
             if isinstance(node, ast.ImportFrom) and node.level == 1
         }
         for number, line in enumerate(read(path).splitlines(), 1):
@@ -187,7 +193,7 @@ def prints(root: Path) -> list[str]:
     found = []
     for package in PACKAGES:
         for path in sources(root, package):
-            tree = ast.parse(read(path))
+            tree = parsed(read(path))
             spoken = {
                 id(call)
                 for node in tree.body
