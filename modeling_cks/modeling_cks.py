@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_cks import CKSConfig
 from .losses import contrastive_loss, emotion_loss, match_loss, triplet_loss
-from .multimodal_encoder import MultimodalEncoder
+from .multimodal_encoder import FusionLayer, MultimodalEncoder
 from .utterance_extractor import UtteranceExtractor
 from .visual_extractor import ContentInvariantModule, VisualExtractor, VisualKnowledgeDeconfounder
 
@@ -98,6 +98,8 @@ class CKSPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if getattr(module, "outside_stack", False):
+            init.xavier_uniform_(module.weight)
         if isinstance(module, ContentInvariantModule):
             module.fill_buffers()
         elif isinstance(module, VisualKnowledgeDeconfounder):
@@ -142,7 +144,23 @@ class CKSModel(CKSPreTrainedModel):
             self.multimodal_encoder = MultimodalEncoder(config)
         if config.use_itc:
             self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self._mark_maps()
         self.post_init()
+
+    def _mark_maps(self) -> None:
+        """Mark the linear maps that stand outside any stack of normed layers.
+
+        BERT's small normal suits a deep stack under layer norms; of these maps each would shrink
+        its input to a third, and h~_T and v would start out as next to nothing. Xavier's keeps
+        their size.
+        """
+        backbones = set(self.text_encoder.modules()) | set(self.visual_extractor.clip.modules())
+        for module in self.modules():
+            if isinstance(module, FusionLayer):
+                backbones |= set(module.modules())
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module not in backbones:
+                module.outside_stack = True
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the utterance encoder's word embeddings."""
