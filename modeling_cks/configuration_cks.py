@@ -61,7 +61,8 @@ class CKSConfig(PreTrainedConfig):
     The emotions are `id2label`, as in every classifier of the library.
 
     Raises:
-        ValueError: if a field is unknown, of the wrong type, or contradicts another.
+        ValueError: if a field is unknown.
+        StrictDataclassError: if a field is of the wrong type or contradicts another.
 
     Example:
         ```python
