@@ -19,9 +19,7 @@ class TokenEmbeddings(nn.Module):
         size = bert_config.hidden_size
         self.pad_token_id = bert_config.pad_token_id or 0
         # RoBERTa's family counts positions from behind the padding index.
-        self.first_position = (
-            self.pad_token_id + 1 if "roberta" in bert_config.model_type else 0
-        )
+        self.first_position = self.pad_token_id + 1 if "roberta" in bert_config.model_type else 0
         self.word_embeddings = nn.Embedding(
             bert_config.vocab_size, size, padding_idx=self.pad_token_id
         )
@@ -113,9 +111,7 @@ class MultimodalEncoder(nn.Module):
         types = torch.where(own, PARTS.index("own_history"), PARTS.index("other_history"))
         return self.sticker_projection(visual) + self.part_embeddings(types)
 
-    def forward(
-        self, parts: list[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def forward(self, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor | None, Tensor | None]:
         """Encode P pairs of dialogue and sticker.
 
         Args:

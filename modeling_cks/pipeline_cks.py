@@ -47,8 +47,7 @@ class StickerPack:
 
 
 class StickerSelectionPipeline(Pipeline):
-    """
-    Rank stickers for a dialogue and name the emotion, with the utterances that led there.
+    """Rank stickers for a dialogue and name the emotion, with the utterances that led there.
 
     Example:
         ```python
@@ -137,9 +136,7 @@ class StickerSelectionPipeline(Pipeline):
         opened = [open_sticker(image) for image in images]
         return StickerPack(names, self._read(opened, texts), self._encode(opened))
 
-    def _read(
-        self, images: Sequence[Image.Image], texts: Sequence[str | None]
-    ) -> list[str | None]:
+    def _read(self, images: Sequence[Image.Image], texts: Sequence[str | None]) -> list[str | None]:
         """Read the images that have no text yet, if the model looks at texts at all."""
         texts = list(texts)
         if self.model.config.use_ocr:

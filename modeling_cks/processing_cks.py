@@ -67,8 +67,7 @@ def read_dialogue(dialogue: Sequence[str | Mapping[str, Any]]) -> list[dict[str,
 
 
 class CKSProcessor(ProcessorMixin):
-    r"""
-    Bundle what stands before a [`CKSModel`]: two tokenizers, an image processor, OCR and COMET.
+    r"""Bundle what stands before a [`CKSModel`]: two tokenizers, an image processor, OCR and COMET.
 
     Args:
         image_processor: CLIP's image processor.
@@ -363,9 +362,7 @@ class CKSProcessor(ProcessorMixin):
     def _pad(self, words: list[list[int]], name: str) -> dict[str, Tensor]:
         rows = [torch.tensor(row, dtype=torch.long) for row in words]
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        ids = pad_sequence(
-            rows, batch_first=True, padding_value=self.bert_tokenizer.pad_token_id
-        )
+        ids = pad_sequence(rows, batch_first=True, padding_value=self.bert_tokenizer.pad_token_id)
         return {f"{name}_input_ids": ids, f"{name}_attention_mask": mask}
 
 

@@ -103,9 +103,7 @@ class VisualExtractor(nn.Module):
         self.clip = AutoModel.from_config(config.vision_config)
         hidden = config.vision_config.hidden_size
         self.clip_projection = (
-            nn.Linear(hidden, config.embed_size)
-            if hidden != config.embed_size
-            else nn.Identity()
+            nn.Linear(hidden, config.embed_size) if hidden != config.embed_size else nn.Identity()
         )
         self.use_vkd, self.use_cim = config.use_vkd, config.use_cim
         if config.use_vkd:

@@ -63,7 +63,7 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> dict:
             if not isinstance(place, dict):
                 raise ValueError(f"--set {change}: {section} is no section")
         place[field] = yaml.safe_load(value)
-    for section, fields in recipe.items():
+    for section in recipe:
         if section not in _SECTIONS:
             known = ", ".join(_SECTIONS)
             raise ValueError(f"{path}: there is no section {section!r}, only {known}")
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         training["seed"] = options.seed
     if options.report_to:
         training["report_to"] = options.report_to
-    backbones = {name: None for name in _BACKBONES} | recipe.get("backbones", {})
+    backbones = dict.fromkeys(_BACKBONES) | recipe.get("backbones", {})
     backbones |= {name: value for name in _BACKBONES if (value := getattr(options, name))}
     use_knowledge = recipe.get("knowledge", True) and backbones["comet"] is not None
 
@@ -154,7 +154,9 @@ def main(argv: list[str] | None = None) -> int:
     except (StrictDataclassError, TypeError) as error:
         raise ValueError(f"{options.recipe}: {error}") from error
     if recipe.get("data_prior") and model.config.use_vkd:
-        _set_prior(model, emotion_prior(model.config.dictionary_words, data.emotions, train["emotion"]))
+        _set_prior(
+            model, emotion_prior(model.config.dictionary_words, data.emotions, train["emotion"])
+        )
     processor.ocr_cache_path = str(options.data / "ocr.json")
     processor.knowledge_store = str(options.knowledge_store or options.data / "knowledge")
 
@@ -270,9 +272,7 @@ def _identity(recipe: Mapping, backbones: Mapping, fingerprint: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _last_checkpoint(
-    output: Path, identity: str, restart: bool, trainer: CKSTrainer
-) -> str | None:
+def _last_checkpoint(output: Path, identity: str, restart: bool, trainer: CKSTrainer) -> str | None:
     """Find the checkpoint to go on from, and refuse one of another recipe or other data."""
     folder, mark = output / "checkpoints", output / "checkpoints" / "run.json"
     if trainer.is_world_process_zero() and restart:
