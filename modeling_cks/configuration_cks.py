@@ -228,4 +228,5 @@ def _accepted_by_library() -> set[str]:
         "torch_dtype",
         "transformers_version",
         "quantization_config",
+        "use_cache",  # which the Trainer sets on every model that it trains
     }
