@@ -310,7 +310,7 @@ class CKSProcessor(ProcessorMixin):
             # not of the processor, so that what is loaded and saved again is the same.
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
-            for name in ("is_local", "local_files_only"):
+            for name in ("is_local", "local_files_only", "dtype"):
                 tokenizer.init_kwargs.pop(name, None)
         try:
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
