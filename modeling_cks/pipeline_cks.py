@@ -229,15 +229,17 @@ class StickerSelectionPipeline(Pipeline):
             for number, place in enumerate(order[:top_k])
         ]
         emotions = []
-        if output.candidate_emotion_logits is not None:
-            shares = output.candidate_emotion_logits[0, order[0]].float().softmax(-1)
+        # On its way here the library makes a plain ModelOutput of it, without what is None.
+        logits = output.get("candidate_emotion_logits")
+        if logits is not None:
+            shares = logits[0, order[0]].float().softmax(-1)
             emotions = [
                 {"label": self.model.config.id2label[place], "score": float(shares[place])}
                 for place in rank(shares).tolist()
             ]
         weights: list[float | None] = [None] * len(turns)
-        if output.utterance_weights is not None:
-            weights = output.utterance_weights[0, : len(turns)].float().tolist()
+        if output.get("utterance_weights") is not None:
+            weights = output["utterance_weights"][0, : len(turns)].float().tolist()
         utterances = [
             {
                 "speaker": turn["speaker"],
