@@ -8,7 +8,6 @@ from collections import defaultdict
 import torch
 from transformers import Trainer, TrainerCallback
 
-from ..cks_ranker import CKSRanker
 from ..evaluation.evaluator import evaluate_ranker
 from .arguments import CKSTrainingArguments
 from .collator import CKSCollator, DialogueSampler, StickerInventory, TrainingSamples
@@ -99,6 +98,9 @@ class CKSTrainer(Trainer):
         process must come to the same decision on stopping.
         """
         rows = eval_dataset if eval_dataset is not None else self.eval_dataset
+        # Imported here: the ranker itself stands on this package's collator.
+        from ..cks_ranker import CKSRanker
+
         model = self.accelerator.unwrap_model(self.model)
         ranker = CKSRanker(model, self.processor, self.inventory, knowledge=self.knowledge)
         result = evaluate_ranker(
