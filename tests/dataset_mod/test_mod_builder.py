@@ -134,12 +134,14 @@ def test_the_cache_sees_changed_files_of_the_same_size_and_date(tmp_path):
     assert after == ((7, 0, 0), 2)
 
 
-def test_without_a_folder_or_with_a_wrong_one_it_raises(tmp_path):
+def test_without_a_folder_or_with_a_wrong_one_it_raises(tmp_path, monkeypatch):
+    root = ReleaseFiles("en").write(tmp_path / "release")
+    # Without data_dir datasets looks through the working directory first, however large it is.
+    monkeypatch.chdir(root)
     with pytest.raises(ValueError, match="needs data_dir, the folder of the release"):
         load_dataset("mod", "en")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_dataset("mod", "en", data_dir=str(tmp_path / "nowhere"))
-    root = ReleaseFiles("en").write(tmp_path / "release")
     with pytest.raises(ReleaseError, match="no MOD release in language 'zh'"):
         load_dataset("mod", "zh", data_dir=str(root))
     with pytest.raises(ReleaseError, match="no language 'default': choose from en, zh"):
