@@ -30,7 +30,7 @@ def evaluate():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with `data` and `model`: MOD-mini of a dozen dialogues, a CKS with random weights."""
+    """A folder with `data` and `model`: MOD-mini of a dozen dialogues, a random CKS."""
     folder = tmp_path_factory.mktemp("evaluate")
     write_mini_release(folder / "release", dialogues=(8, 2, 6, 5), size=32)
     prepare(folder / "release", folder / "data")
