@@ -38,6 +38,7 @@ _SECTIONS = {
     "knowledge": None,
     "data_prior": None,
 }
+_MAPPINGS = ("backbones", "scratch", "model", "processor", "training")
 
 
 def read_recipe(path: Path, changes: Iterable[str] = ()) -> dict:
@@ -63,11 +64,13 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> dict:
             if not isinstance(place, dict):
                 raise ValueError(f"--set {change}: {section} is no section")
         place[field] = yaml.safe_load(value)
-    for section in recipe:
+    for section, fields in recipe.items():
         if section not in _SECTIONS:
             known = ", ".join(_SECTIONS)
             raise ValueError(f"{path}: there is no section {section!r}, only {known}")
-        for field in recipe[section] if _SECTIONS[section] else ():
+        if section in _MAPPINGS and not isinstance(fields, dict):
+            raise ValueError(f"{path}: section {section!r} is not a mapping of fields")
+        for field in fields if _SECTIONS[section] else ():
             if field not in _SECTIONS[section]:
                 raise ValueError(f"{path}: {section} has no field {field!r}")
     return recipe
@@ -160,9 +163,11 @@ def main(argv: list[str] | None = None) -> int:
     processor.ocr_cache_path = str(options.data / "ocr.json")
     processor.knowledge_store = str(options.knowledge_store or options.data / "knowledge")
 
-    inventory = StickerInventory(data.stickers, processor)
-    if model_fields["use_knowledge"]:
-        _extract(processor, data)
+    # The first process fills the caches of texts and knowledge, and the others find them full.
+    with arguments.main_process_first():
+        inventory = StickerInventory(data.stickers, processor)
+        if model_fields["use_knowledge"]:
+            _extract(processor, data)
     samples = TrainingSamples(
         train, NegativeSampler(inventory.ids, inventory.emotions, arguments.seed)
     )
@@ -179,7 +184,8 @@ def main(argv: list[str] | None = None) -> int:
         callbacks=callbacks,
     )
     identity = _identity(recipe, backbones, data.fingerprint)
-    checkpoint = _last_checkpoint(options.output, identity, options.restart, trainer)
+    with arguments.main_process_first():
+        checkpoint = _last_checkpoint(options.output, identity, options.restart, trainer)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.monotonic() - start
