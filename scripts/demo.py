@@ -33,7 +33,7 @@ SPLITS = ("test_easy", "test_hard")
 TOP_STICKERS = 5
 PLATE_STICKERS = 3
 STYLE_DRAWS = 4
-COMET_SIZE = ("--d-model", "96", "--layers", "1", "--vocab-size", "2000", "--lr", "2e-3")
+COMET_SIZE = ("--d-model", "64", "--layers", "1", "--vocab-size", "2000")
 
 # What MOD-mini's people talk about; `sticker` names a drawing of it.
 CONVERSATIONS = (
@@ -467,7 +467,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=float, help="of CKS; the recipe's by default")
     parser.add_argument(
-        "--comet-epochs", type=float, default=8, help="of COMET (default: %(default)s)"
+        "--comet-epochs", type=float, default=4, help="of COMET (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of data and training")
     parser.add_argument("--choose", action="store_true", help=argparse.SUPPRESS)
