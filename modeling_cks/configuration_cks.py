@@ -30,8 +30,7 @@ _CUSTOM_PIPELINES = {
 
 @strict
 class CKSConfig(PreTrainedConfig):
-    r"""
-    Hold every size, switch and loss weight of a [`CKSModel`]; the defaults are the paper's sizes.
+    r"""Hold every size, switch and loss weight of a [`CKSModel`]; defaults are the paper's sizes.
 
     Args:
         text_config (`PreTrainedConfig` or `dict`, *optional*):

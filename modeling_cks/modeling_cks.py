@@ -135,9 +135,7 @@ class CKSModel(CKSPreTrainedModel):
         unpooled = {"add_pooling_layer": False} if kind in _HAVE_POOLER else {}
         self.text_encoder = AutoModel.from_config(config.text_config, **unpooled)
         if config.sticker_history:
-            self.history_projection = nn.Linear(
-                config.embed_size, config.text_config.hidden_size
-            )
+            self.history_projection = nn.Linear(config.embed_size, config.text_config.hidden_size)
         self.utterance_extractor = UtteranceExtractor(config)
         self.visual_extractor = VisualExtractor(config)
         if config.needs_fusion:
@@ -298,9 +296,7 @@ class CKSModel(CKSPreTrainedModel):
             shown = (history >= 0)[..., None]
             stickers = self.history_projection(sticker_embeds[history.clamp(min=0)])
             utterance_embeds = utterance_embeds + stickers.masked_fill(~shown, 0.0)
-        return self.utterance_extractor(
-            utterance_embeds, utterances >= 0, speaker_ids, knowledge
-        )
+        return self.utterance_extractor(utterance_embeds, utterances >= 0, speaker_ids, knowledge)
 
     def encode_stickers(self, pixel_values: Tensor) -> Tensor:
         """Encode stickers (S, 3, n, n) into unbiased features v (S, D)."""
@@ -368,7 +364,9 @@ class CKSModel(CKSPreTrainedModel):
             own = speaker_ids == speaker_ids.gather(1, last)
             # Few turns carry a sticker: those that do move to the front, the rest is cut off.
             shown = history >= 0
-            order = (~shown).long().argsort(dim=1, stable=True)[:, : max(int(shown.sum(1).max()), 1)]
+            order = (
+                (~shown).long().argsort(dim=1, stable=True)[:, : max(int(shown.sum(1).max()), 1)]
+            )
             history, own = history.gather(1, order), own.gather(1, order)
             stickers = sticker_embeds[history.clamp(min=0)]
             dialogue.append((encoder.embed_history(stickers, own), history >= 0))
@@ -389,9 +387,7 @@ class CKSModel(CKSPreTrainedModel):
         parts.append((sticker, torch.ones_like(sticker[..., 0], dtype=torch.bool)))
         return self.multimodal_encoder(parts)
 
-    def _score(
-        self, output: CKSOutput, sequence: _Sequence | None, candidates: Tensor
-    ) -> None:
+    def _score(self, output: CKSOutput, sequence: _Sequence | None, candidates: Tensor) -> None:
         """Fill in the scores of section 5: softmax over contrastive logits, plus P(match)."""
         real = candidates >= 0
         scores = torch.zeros(candidates.shape, device=candidates.device)

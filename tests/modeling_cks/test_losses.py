@@ -98,9 +98,7 @@ def test_no_label_gives_zero_and_a_gradient_of_zero(count):
 def test_triplet_equals_the_loop_and_its_margins():
     torch.manual_seed(0)
     p, q, n = (torch.randn(6, 4) for _ in range(3))
-    wanted = [
-        max(0.0, 0.2 + (1 - cosine(p[i], q[i])) - (1 - cosine(p[i], n[i]))) for i in range(6)
-    ]
+    wanted = [max(0.0, 0.2 + (1 - cosine(p[i], q[i])) - (1 - cosine(p[i], n[i]))) for i in range(6)]
     assert 0 in wanted and max(wanted) > 0.2  # both sides of the hinge are seen
     assert triplet_loss(p, q, n, 0.2).item() == pytest.approx(sum(wanted) / 6, rel=1e-5)
     # All alike: the margin itself. The negative opposite: nothing.

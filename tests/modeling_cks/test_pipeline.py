@@ -229,8 +229,6 @@ def test_in_bfloat16(tmp_path, folder):
     model, processor = tiny_cks(tmp_path)
     exact = pipeline("sticker-selection", model=model, processor=processor)
     wanted = {each["name"]: each["score"] for each in exact(DIALOGUE, stickers=folder)["stickers"]}
-    rough = pipeline(
-        "sticker-selection", model=model.to(torch.bfloat16), processor=processor
-    )
+    rough = pipeline("sticker-selection", model=model.to(torch.bfloat16), processor=processor)
     for each in rough(DIALOGUE, stickers=folder)["stickers"]:
         assert each["score"] == pytest.approx(wanted[each["name"]], abs=0.1)

@@ -21,9 +21,7 @@ EMOTIONS = (0, 0, 1, 1, 2, 3)
 
 def stickers():
     draw = np.random.default_rng(0)
-    images = [
-        Image.fromarray(draw.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for _ in EMOTIONS
-    ]
+    images = [Image.fromarray(draw.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for _ in EMOTIONS]
     return datasets.Dataset.from_dict(
         {"id": [f"{n:03}" for n in range(6)], "image": images,
          "caption": ["happy", "", "oh no", "", "you", "sad"], "emotion": list(EMOTIONS)},

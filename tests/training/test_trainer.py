@@ -45,8 +45,8 @@ def test_dialogues_stay_together_in_another_order_each_epoch(tmp_path):
     )
     seen = []
     collate = made.data_collator
-    made.data_collator = lambda batch: seen.append([r["dialogue_id"] for r in batch]) or collate(
-        batch
+    made.data_collator = lambda batch: (
+        seen.append([r["dialogue_id"] for r in batch]) or collate(batch)
     )
     made.train()
     assert len(seen) == 8 and all(len(set(batch)) == 1 for batch in seen)
@@ -60,7 +60,9 @@ def test_frozen_parameters_stay_and_two_rates_are_given(tmp_path):
         backbone_learning_rate=1e-5, weight_decay=0.1, max_steps=2,
     )  # fmt: skip
     before = {n: p.detach().clone() for n, p in made.model.named_parameters()}
-    frozen = [n for n in before if n.startswith(("text_encoder.embeddings", "visual_extractor.clip."))]
+    frozen = [
+        n for n in before if n.startswith(("text_encoder.embeddings", "visual_extractor.clip."))
+    ]
     assert made.frozen_parameters == sum(before[n].numel() for n in frozen) > 0
     made.create_optimizer()
     rates = {}
@@ -77,8 +79,8 @@ def test_frozen_parameters_stay_and_two_rates_are_given(tmp_path):
     for name, parameter in made.model.named_parameters():
         if name in frozen:
             assert torch.equal(before[name], parameter), name
-    assert not torch.equal(before["text_encoder.encoder.layer.0.output.dense.weight"],
-                           made.model.text_encoder.encoder.layer[0].output.dense.weight)  # fmt: skip
+    trained = made.model.text_encoder.encoder.layer[0].output.dense.weight
+    assert not torch.equal(before["text_encoder.encoder.layer.0.output.dense.weight"], trained)
     with pytest.raises(ValueError, match="freeze: .*'clip'"):
         trainer(tmp_path / "b", tmp_path / "out", freeze=["clip"])
 
@@ -103,7 +105,9 @@ def test_the_ranker_equals_the_model_row_by_row(tmp_path):
         rows(), output.scores, output.emotion_given_answer, output.emotion_given_top, strict=True
     ):
         tensors = processor.encode_dialogues([row["utterances"]], knowledge=False)
-        history = [-1 if t["sticker_id"] is None else table[t["sticker_id"]] for t in row["utterances"]]
+        history = [
+            -1 if t["sticker_id"] is None else table[t["sticker_id"]] for t in row["utterances"]
+        ]
         with torch.no_grad():
             wanted = model(
                 **tensors, history=torch.tensor([history]), pixel_values=pixels,
@@ -112,7 +116,9 @@ def test_the_ranker_equals_the_model_row_by_row(tmp_path):
             )  # fmt: skip
         torch.testing.assert_close(torch.tensor(scores), wanted.scores[0], atol=1e-5, rtol=1e-4)
         shares = wanted.candidate_emotion_logits[0].softmax(-1).numpy()
-        assert emotion == pytest.approx(shares[row["candidates"].index(row["sticker_id"])], abs=1e-5)
+        assert emotion == pytest.approx(
+            shares[row["candidates"].index(row["sticker_id"])], abs=1e-5
+        )
         assert top == pytest.approx(shares[int(wanted.scores[0].argmax())], abs=1e-5)
 
 
@@ -195,7 +201,8 @@ for module in made.model.modules():
 made._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(made.train_dataset)
 made.train()
 log = [log for log in made.state.log_history if "loss" in log][0]
-torch.save((made.gradients, log, made.labels), f"{{sys.argv[1]}}/gradients-{{made.args.process_index}}.pt")
+file = f"{{sys.argv[1]}}/gradients-{{made.args.process_index}}.pt"
+torch.save((made.gradients, log, made.labels), file)
 """
 
 
@@ -218,13 +225,17 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, fields):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         found[processes] = [torch.load(folder / f"gradients-{n}.pt") for n in range(processes)]
-    (wanted, log, labels), = found[1]
+    ((wanted, log, labels),) = found[1]
     assert labels == 7 and sorted(part[2] for part in found[2]) == [1, 6]
     for gradients, _, _ in found[2]:
         assert gradients.keys() == wanted.keys()
         for name in wanted:
             torch.testing.assert_close(
-                gradients[name], wanted[name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+                gradients[name],
+                wanted[name],
+                atol=1e-5,
+                rtol=1e-4,
+                msg=lambda m, n=name: f"{n}: {m}",
             )
         assert max(float(value.abs().max()) for value in gradients.values()) > 1e-2
     # What is logged is that of the whole batch, too.
