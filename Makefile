@@ -16,7 +16,7 @@ demo: $(VENV)/.for-demo ## Train a small CKS on drawn stickers, let it choose, w
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.for-test ## Run the tests (TESTS="-k ocr" hands pytest arguments).
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
 
 check: $(VENV)/.for-check ## Lint every Python file.
 	$(BIN)/ruff check .
