@@ -22,6 +22,9 @@ from .visual_extractor import ContentInvariantModule, VisualExtractor, VisualKno
 # training over several processes.
 _HAVE_POOLER = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie")
 _UTTERANCES_A_PASS = 64
+# As large as the words they are added to, so that [HEAD] can look for the one sticker among the
+# many words from the first step on.
+_PART_STD = 0.3
 # Pairs of dialogue and sticker ranked at once: a pack of thousands would not fit into memory.
 _PAIRS_A_PASS = 512
 
@@ -100,6 +103,8 @@ class CKSPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if getattr(module, "outside_stack", False):
             init.xavier_uniform_(module.weight)
+        elif getattr(module, "tells_parts", False):
+            init.normal_(module.weight, std=_PART_STD)
         if isinstance(module, ContentInvariantModule):
             module.fill_buffers()
         elif isinstance(module, VisualKnowledgeDeconfounder):
@@ -108,7 +113,7 @@ class CKSPreTrainedModel(PreTrainedModel):
             prior = self.config.dictionary_prior or [1 / words] * words
             init.copy_(module.prior, torch.tensor(prior, dtype=torch.float32))
         elif isinstance(module, MultimodalEncoder):
-            init.normal_(module.head_token, std=self.config.initializer_range)
+            init.normal_(module.head_token, std=_PART_STD)
         elif isinstance(module, CKSModel) and self.config.use_itc:
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
@@ -159,6 +164,8 @@ class CKSModel(CKSPreTrainedModel):
         for module in self.modules():
             if isinstance(module, nn.Linear) and module not in backbones:
                 module.outside_stack = True
+            if isinstance(module, MultimodalEncoder):
+                module.part_embeddings.tells_parts = True
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the utterance encoder's word embeddings."""
