@@ -96,7 +96,6 @@ class KnowledgeExtractor:
         batch_size: int = 48,
         store: str | os.PathLike | None = None,
     ) -> None:
-        """Check the settings and the tokenizer; nothing is computed yet."""
         if feature not in FEATURES:
             raise ValueError(f"feature {feature!r} is not one of {', '.join(FEATURES)}")
         if not model.config.is_encoder_decoder:
@@ -256,7 +255,7 @@ class KnowledgeExtractor:
                 if (*pair, num_beams) in self._inferences:
                     found[pair] = self._inferences[(*pair, num_beams)]
             wanted = [pair for pair in pairs if pair not in found]
-            sources = self._sources(wanted)
+            sources = self.sources(wanted)
             # A beam multiplies what one pass holds.
             for batch in _buckets(sources, max(1, self.batch_size // num_beams)):
                 written = self._generate([sources[i] for i in batch], num_beams)
@@ -265,14 +264,9 @@ class KnowledgeExtractor:
                 _remember(self._inferences, (*pair, num_beams), line)
         return [{relation: found[text, relation] for relation in relations} for text in texts]
 
-    def _open_store(self) -> KnowledgeStore | None:
-        if self._store is None and self._store_dir is not None:
-            self._store = KnowledgeStore(self._store_dir, self.hidden_size, self.key)
-        return self._store
-
-    def _sources(self, pairs: Iterable[tuple[str, str]]) -> list[list[int]]:
-        """Return the source token ids of (text, relation) pairs, none longer than allowed."""
-        pairs = list(pairs)
+    def sources(self, pairs: Iterable[tuple[str, str]]) -> list[list[int]]:
+        """Return the token ids that COMET reads for (text, relation) pairs, none too long."""
+        pairs = [(normalize_text(text), relation) for text, relation in pairs]
         if not pairs:
             return []
         end = f" {GEN_TOKEN}" if self.gen_token else ""
@@ -282,6 +276,11 @@ class KnowledgeExtractor:
             self._shorten(ids, self.tokenizer.convert_tokens_to_ids(relation))
             for ids, (_, relation) in zip(rows, pairs, strict=True)
         ]
+
+    def _open_store(self) -> KnowledgeStore | None:
+        if self._store is None and self._store_dir is not None:
+            self._store = KnowledgeStore(self._store_dir, self.hidden_size, self.key)
+        return self._store
 
     def _shorten(self, ids: list[int], relation_id: int) -> list[int]:
         """Cut the end of the utterance out of a source that is too long."""
@@ -295,7 +294,7 @@ class KnowledgeExtractor:
 
     def _compute(self, texts: list[str], progress: Callable[[int], object] | None) -> np.ndarray:
         half = len(RELATIONS) // 2
-        sources = self._sources((text, relation) for text in texts for relation in RELATIONS)
+        sources = self.sources((text, relation) for text in texts for relation in RELATIONS)
         sums = torch.zeros(len(texts), 2, self.hidden_size)
         left = [len(RELATIONS)] * len(texts)
         for batch in _buckets(sources, self.batch_size):
@@ -373,7 +372,6 @@ class KnowledgeStore:
     _DIGEST = 16
 
     def __init__(self, folder: str | os.PathLike, hidden_size: int, key: str) -> None:
-        """Open what is there, if anything, for reading."""
         self.hidden_size = hidden_size
         self.key = key
         self.path = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:20]

@@ -63,7 +63,6 @@ class RapidOCR:
     name = "rapidocr"
 
     def __init__(self, min_confidence: float = 0.8, params: dict | None = None) -> None:
-        """Keep the settings; the models are loaded by the first reading."""
         _require("rapidocr", "pip install rapidocr onnxruntime")
         self.min_confidence = min_confidence
         self._params = {
@@ -133,7 +132,6 @@ class PaddleOCR:
         recognition_dir: str | os.PathLike | None = None,
         params: dict | None = None,
     ) -> None:
-        """Keep the settings; the models are loaded by the first reading."""
         _require("paddleocr", 'pip install "cks[paddle]"')
         if (detection_dir is None) != (recognition_dir is None):
             raise ValueError("detection_dir and recognition_dir: name both or neither")
@@ -212,7 +210,6 @@ class StickerTextReader:
     """
 
     def __init__(self, engine, cache_path: str | os.PathLike | None = None) -> None:
-        """Load the texts that the file holds already."""
         self.engine = engine
         self.cache_path = Path(cache_path) if cache_path is not None else None
         settings = json.dumps(engine.settings, sort_keys=True, default=str)

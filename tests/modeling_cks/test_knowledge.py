@@ -88,7 +88,7 @@ def test_a_long_utterance_is_cut_and_its_relation_is_not(checkpoint):
     tokenizer = extractor.tokenizer
     text = "I am so sad because xWant [GEN] is a friend of my party and nobody came " * 5
     for relation, source in zip(
-        RELATIONS, extractor._sources((text, relation) for relation in RELATIONS), strict=True
+        RELATIONS, extractor.sources((text, relation) for relation in RELATIONS), strict=True
     ):
         assert len(source) == 20
         whole = tokenizer(f"{text} {relation} [GEN]")["input_ids"]
