@@ -12,6 +12,7 @@ from .modeling_cks import CKSModel
 from .processing_cks import CKSProcessor
 from .ranking import rank
 from .training.collator import CKSCollator, StickerInventory
+from .utterance_features import UtteranceFeatures
 
 
 class CKSRanker:
@@ -23,6 +24,8 @@ class CKSRanker:
         inventory: the stickers of the data.
         knowledge: False leaves COMET out.
         name: how results call it.
+        features: the utterances' features, where somebody has them; each distinct utterance is
+            encoded once either way.
     """
 
     def __init__(
@@ -32,11 +35,18 @@ class CKSRanker:
         inventory: StickerInventory,
         knowledge: bool = True,
         name: str = "CKS",
+        features: UtteranceFeatures | None = None,
     ):
         self.model = model
         self.name = name
         self.inventory = inventory
-        self.collator = CKSCollator(processor, inventory, knowledge=knowledge, pixels=False)
+        self.collator = CKSCollator(
+            processor,
+            inventory,
+            knowledge=knowledge,
+            pixels=False,
+            features=features or UtteranceFeatures(model, processor),
+        )
         self._embeds: torch.Tensor | None = None
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,13 +190,22 @@ class CKSProcessor(ProcessorMixin):
         return BatchFeature(data)
 
     def encode_dialogues(
-        self, dialogues: Sequence[Sequence[Mapping]], knowledge: bool = True
+        self,
+        dialogues: Sequence[Sequence[Mapping]],
+        knowledge: bool = True,
+        features: Callable[[Sequence[tuple[int, str]]], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Turn B dialogues, lists of {speaker, text}, into tensors, padded to the longest.
 
+        Args:
+            dialogues: the dialogues; the newest `max_utterances` of each are kept.
+            knowledge: False puts zeros in the place of COMET's sums.
+            features: gives r (U, D_text) of distinct (speaker, text) where it is known already.
+
         Returns:
             `utterances` (B, T), the places among the U distinct utterances, -1 on padding;
-            `speaker_ids` (B, T); `utterance_input_ids`, `utterance_attention_mask` (U, L);
+            `speaker_ids` (B, T); `utterance_input_ids`, `utterance_attention_mask` (U, L), or
+            `utterance_embeds` (U, D_text) where `features` gives them;
             `dialogue_input_ids`, `dialogue_attention_mask` (B, Ld); `knowledge`
             (U, 2, knowledge_size) where the processor has a COMET or `knowledge` is False.
         """
@@ -210,11 +219,7 @@ class CKSProcessor(ProcessorMixin):
                 said = (turn["speaker"], turn["text"])
                 speakers[row, column] = turn["speaker"]
                 utterances[row, column] = places.setdefault(said, len(places))
-        tagged = [f"{SPEAKER_TOKENS[speaker]} {text}" for speaker, text in places]
-        tokens = self.tokenizer(
-            tagged, truncation=True, max_length=self.max_utterance_tokens, padding=True,
-            return_tensors="pt",
-        )  # fmt: skip
+        tagged = self._tagged(places)
         words = self.bert_tokenizer(tagged, add_special_tokens=False)["input_ids"]
         rows = [
             [token for place in row[row >= 0].tolist() for token in words[place]]
@@ -223,15 +228,25 @@ class CKSProcessor(ProcessorMixin):
         data = {
             "utterances": utterances,
             "speaker_ids": speakers,
-            "utterance_input_ids": tokens["input_ids"],
-            "utterance_attention_mask": tokens["attention_mask"],
             **self._pad([row[-self.max_dialogue_tokens :] for row in rows], "dialogue"),
         }
+        if features is None:
+            data.update(self.encode_utterances(list(places)))
+        else:
+            data["utterance_embeds"] = features(list(places))
         if not knowledge:
             data["knowledge"] = torch.zeros(len(places), 2, self.knowledge_size)
         elif self.comet is not None or self._knowledge is not None:
             data["knowledge"] = self.knowledge_features([text for _, text in places])
         return data
+
+    def encode_utterances(self, said: Sequence[tuple[int, str]]) -> dict[str, Tensor]:
+        """Turn U (speaker, text) into `utterance_input_ids`, `utterance_attention_mask` (U, L)."""
+        tokens = self.tokenizer(
+            self._tagged(said), truncation=True, max_length=self.max_utterance_tokens,
+            padding=True, return_tensors="pt",
+        )  # fmt: skip
+        return {f"utterance_{name}": tokens[name] for name in ("input_ids", "attention_mask")}
 
     def encode_stickers(
         self, images: Sequence, captions: Sequence[str | None] | None = None
@@ -358,6 +373,10 @@ class CKSProcessor(ProcessorMixin):
                 "processor.comet to a COMET-BART name or folder, or pass knowledge=False"
             )
         return folder
+
+    @staticmethod
+    def _tagged(said: Iterable[tuple[int, str]]) -> list[str]:
+        return [f"{SPEAKER_TOKENS[speaker]} {text}" for speaker, text in said]
 
     def _pad(self, words: list[list[int]], name: str) -> dict[str, Tensor]:
         rows = [torch.tensor(row, dtype=torch.long) for row in words]

@@ -63,7 +63,7 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> dict:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise ValueError(f"--set {change}: {section} is no section")
-        place[field] = yaml.safe_load(value)
+        place[field] = _number(yaml.safe_load(value))
     for section, fields in recipe.items():
         if section not in _SECTIONS:
             known = ", ".join(_SECTIONS)
@@ -74,6 +74,16 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> dict:
             if field not in _SECTIONS[section]:
                 raise ValueError(f"{path}: {section} has no field {field!r}")
     return recipe
+
+
+def _number(value: object) -> object:
+    """Read 1e-4 as the number that it is; YAML 1.1 wants a point in it."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def emotion_prior(words: list[str], emotions: list[str], labels: Iterable[int]) -> list[float]:
@@ -136,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     backbones |= {name: value for name in _BACKBONES if (value := getattr(options, name))}
     use_knowledge = recipe.get("knowledge", True) and backbones["comet"] is not None
 
+    _thaw_scratch(training, backbones)
     data = load_prepared(options.data, options.language)
     arguments = _training_arguments(options.output, training)
     set_seed(arguments.seed)
@@ -223,6 +234,16 @@ def main(argv: list[str] | None = None) -> int:
             f"the model is in {options.output}"
         )
     return 0
+
+
+def _thaw_scratch(training: dict, backbones: Mapping) -> None:
+    """Freeze no encoder that starts from scratch, and say so."""
+    parts = {"text_encoder": "text", "visual_extractor.clip": "vision"}
+    for beginning in list(training.get("freeze", [])):
+        for part, backbone in parts.items():
+            if beginning.startswith(part) and backbones[backbone] is None:
+                training["freeze"] = [name for name in training["freeze"] if name != beginning]
+                print(f"{beginning} starts from scratch and is trained, not frozen")
 
 
 def _training_arguments(output: Path, training: Mapping) -> CKSTrainingArguments:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -88,6 +88,15 @@ class TrainingSamples(Dataset):
             return [row["dialogue_id"] for row in self.rows]
         return list(self.rows["dialogue_id"])
 
+    def utterances(self, newest: int) -> list[tuple[int, str]]:
+        """Return the distinct (speaker, text) of the samples' newest utterances."""
+        said = {
+            (turn["speaker"], turn["text"])
+            for row in self.rows
+            for turn in row["utterances"][-newest:]
+        }
+        return sorted(said)
+
     def __len__(self) -> int:
         """Count the samples."""
         return len(self.rows)
@@ -140,6 +149,8 @@ class CKSCollator:
         inventory: the stickers.
         knowledge: False leaves COMET out: its sums are zero.
         pixels: False leaves `pixel_values` out, where the stickers' features are known.
+        features: gives the utterances' features where the encoder does not change (see
+            [`CKSProcessor.encode_dialogues`]).
     """
 
     def __init__(
@@ -148,7 +159,9 @@ class CKSCollator:
         inventory: StickerInventory,
         knowledge: bool = True,
         pixels: bool = True,
+        features: Callable[[Sequence[tuple[int, str]]], Tensor] | None = None,
     ):
+        self.features = features
         self.processor = processor
         self.inventory = inventory
         self.knowledge = knowledge
@@ -158,7 +171,9 @@ class CKSCollator:
         """Collate rows; the shapes are those of `CKSModel.forward`."""
         keep = self.processor.max_utterances
         dialogues = [row["utterances"][-keep:] for row in rows]
-        batch = self.processor.encode_dialogues(dialogues, knowledge=self.knowledge)
+        batch = self.processor.encode_dialogues(
+            dialogues, knowledge=self.knowledge, features=self.features
+        )
         places: dict[int, int] = {}
 
         def place(sticker_id: str) -> int:

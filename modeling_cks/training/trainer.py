@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections import defaultdict
 
 import torch
+from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
 from ..evaluation.evaluator import evaluate_ranker
+from ..utterance_features import UtteranceFeatures
 from .arguments import CKSTrainingArguments
 from .collator import CKSCollator, DialogueSampler, StickerInventory, TrainingSamples
 
@@ -56,10 +58,16 @@ class CKSTrainer(Trainer):
         args.remove_unused_columns = False
         self.processor, self.inventory, self.knowledge = processor, inventory, knowledge
         frozen = freeze(model, args.freeze)
+        # What is frozen is not computed again at every step.
+        self.features = None
+        if not any(parameter.requires_grad for parameter in model.text_encoder.parameters()):
+            self.features = UtteranceFeatures(model, processor)
         super().__init__(
             model,
             args,
-            data_collator=CKSCollator(processor, inventory, knowledge=knowledge),
+            data_collator=CKSCollator(
+                processor, inventory, knowledge=knowledge, features=self.features
+            ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             **kwargs,
@@ -102,7 +110,13 @@ class CKSTrainer(Trainer):
         from ..cks_ranker import CKSRanker
 
         model = self.accelerator.unwrap_model(self.model)
-        ranker = CKSRanker(model, self.processor, self.inventory, knowledge=self.knowledge)
+        ranker = CKSRanker(
+            model,
+            self.processor,
+            self.inventory,
+            knowledge=self.knowledge,
+            features=self.features,
+        )
         result = evaluate_ranker(
             ranker,
             rows,
@@ -122,6 +136,15 @@ class CKSTrainer(Trainer):
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             return DialogueSampler(samples.dialogue_ids(), seed)
         return super()._get_train_sampler(train_dataset)
+
+    def get_train_dataloader(self):
+        """Encode all training utterances once where their encoder is frozen, then load."""
+        if self.features is not None and isinstance(self.train_dataset, TrainingSamples):
+            said = self.train_dataset.utterances(self.processor.max_utterances)
+            hidden = self.args.disable_tqdm or not self.is_world_process_zero()
+            with tqdm(total=len(said), desc="utterances", unit="utterance", disable=hidden) as bar:
+                self.features(said, progress=bar.update)
+        return super().get_train_dataloader()
 
     def create_optimizer(self, *args, **kwargs):
         """Give the pretrained parts a learning rate of their own where one is set."""
