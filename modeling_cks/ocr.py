@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 OCR_ENGINES = ("rapidocr", "paddleocr", "none")
 # Images read between two writings of the cache file.
 _SAVE_EVERY = 256
+# An engine sees no image that is longer, or more than so many times longer than wide.
+_LONGEST_SIDE = 960
+_MAX_ASPECT = 4
 
 
 class MissingOCRError(ValueError):
@@ -87,7 +90,7 @@ class RapidOCR:
     def _read(self, image: Image.Image) -> str:
         if self._engine is None:
             self._engine = self._load()
-        found = self._engine(_bgr(image))
+        found = self._engine(_pixels(image))
         if found.boxes is None or found.txts is None:
             return ""
         return _join(found.boxes, found.txts, found.scores, self.min_confidence)
@@ -163,7 +166,7 @@ class PaddleOCR:
     def _read(self, image: Image.Image) -> str:
         if self._engine is None:
             self._engine = self._load()
-        (found,) = self._engine.predict(_bgr(image))
+        (found,) = self._engine.predict(_pixels(image))
         return _join(
             found["rec_polys"], found["rec_texts"], found["rec_scores"], self.min_confidence
         )
@@ -289,8 +292,20 @@ def _local_model(kind: str, folder: str | os.PathLike | None) -> dict:
     return found
 
 
-def _bgr(image: Image.Image) -> np.ndarray:
-    """Return the pixels in the order in which both engines want an array."""
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Return what an engine sees, blue first as both want it: no large image, and no thin strip.
+
+    Detection blows the shorter side up to its own measure, so a strip would become enormous; it
+    is given white below or beside it.
+    """
+    if max(image.size) > _LONGEST_SIDE:
+        image = image.copy()
+        image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    least = max(image.size) // _MAX_ASPECT
+    if min(image.size) < least:
+        canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)), "white")
+        canvas.paste(image)
+        image = canvas
     return np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
 
 
