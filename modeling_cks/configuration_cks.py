@@ -56,6 +56,10 @@ class CKSConfig(PreTrainedConfig):
         negative_visual (`"clip"` or `"unbiased"`):
             What the multimodal encoder sees of a negative sticker: CLIP's feature, as printed, or
             the unbiased feature which every candidate has at inference.
+        logq_correction (`bool`):
+            Whether contrast takes out how often a sticker turns up among a batch's stickers. Popular
+            stickers turn up as negatives as often as they are right, so plain contrast learns to
+            forget how popular they are, while the candidates at inference are drawn evenly.
 
     The emotions are `id2label`, as in every classifier of the library.
 
@@ -126,6 +130,7 @@ class CKSConfig(PreTrainedConfig):
     emotion_loss_weight: float = 0.5
     triplet_loss_weight: float = 0.3
     negative_visual: str = "unbiased"
+    logq_correction: bool = True
     logit_scale_init_value: float = 2.6592
 
     # Inference: score = itc_weight * softmax(contrastive logits) + P(match).

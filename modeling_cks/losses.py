@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def contrastive_loss(
-    dialogue_embeds: Tensor, sticker_embeds: Tensor, logit_scale: Tensor, sticker_ids: Tensor
+    dialogue_embeds: Tensor,
+    sticker_embeds: Tensor,
+    logit_scale: Tensor,
+    sticker_ids: Tensor,
+    log_shares: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE between dialogues and their stickers, L_co of section 4.2.3.
 
@@ -19,6 +23,11 @@ def contrastive_loss(
         sticker_embeds: (B, D), the unbiased feature v of each sample's right sticker.
         logit_scale: scalar, the logarithm of the inverse temperature.
         sticker_ids: (B,) integers, equal where two samples carry the same sticker.
+        log_shares: (B,), the logarithm of each sticker's share of the training samples, which is
+            how likely it is to be in a batch. Taken off where a dialogue chooses among stickers
+            (the logQ correction of sampled softmax): without it the similarity learns
+            log P(sticker | dialogue) - log P(sticker). A dialogue is in a batch as often as any
+            other, so nothing is taken off in the other direction.
 
     Returns:
         A scalar, the mean of both directions; log B where all similarities are equal and all
@@ -31,7 +40,8 @@ def contrastive_loss(
     same.fill_diagonal_(False)
     logits = logits.masked_fill(same, float("-inf"))
     targets = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    choosing = logits if log_shares is None else logits - log_shares
+    return (F.cross_entropy(choosing, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
 def match_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:

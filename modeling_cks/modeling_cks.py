@@ -193,6 +193,7 @@ class CKSModel(CKSPreTrainedModel):
         sticker_ids: Tensor | None = None,
         positive: Tensor | None = None,
         negative: Tensor | None = None,
+        positive_shares: Tensor | None = None,
         candidates: Tensor | None = None,
         emotion_labels: Tensor | None = None,
     ) -> CKSOutput:
@@ -218,6 +219,8 @@ class CKSModel(CKSPreTrainedModel):
             sticker_ids: (S,), a number for each sticker that all processes agree on; needed only
                 to train over several processes.
             positive, negative: (B,), places among the S stickers.
+            positive_shares: (B,), the share of the training samples that carry the same right
+                sticker, for `logq_correction`.
             candidates: (B, N), places among the S stickers, -1 pads.
             emotion_labels: (B,), -100 where unlabelled.
 
@@ -262,7 +265,15 @@ class CKSModel(CKSPreTrainedModel):
             if sticker_ids is None:
                 sticker_ids = torch.arange(len(sticker_embeds), device=positive.device)
             self._add_losses(
-                output, sequence, visual, augmented, positive, negative, emotion_labels, sticker_ids
+                output,
+                sequence,
+                visual,
+                augmented,
+                positive,
+                negative,
+                positive_shares,
+                emotion_labels,
+                sticker_ids,
             )
         return output
 
@@ -337,6 +348,8 @@ class CKSModel(CKSPreTrainedModel):
                 need("negative", "to compute its losses")
             if config.use_emotion:
                 need("emotion_labels", "to compute its losses")
+            if config.use_itc and config.logq_correction:
+                need("positive_shares", "to compute its losses (logq_correction=True)")
             if config.use_cim or (config.use_itm and config.negative_visual == "clip"):
                 need("pixel_values", "to compute its losses")
                 if given["sticker_embeds"] is not None:
@@ -432,6 +445,7 @@ class CKSModel(CKSPreTrainedModel):
         augmented: Tensor | None,
         positive: Tensor,
         negative: Tensor | None,
+        positive_shares: Tensor | None,
         emotion_labels: Tensor | None,
         sticker_ids: Tensor,
     ) -> None:
@@ -463,6 +477,7 @@ class CKSModel(CKSPreTrainedModel):
                 _gather(output.sticker_embeds[positive].float()),
                 self.logit_scale.float(),
                 _gather(sticker_ids[positive]),
+                _gather(positive_shares.float()).log() if config.logq_correction else None,
             )
             losses.append(output.contrastive_loss)
         if config.use_cim:

@@ -162,7 +162,12 @@ def main(argv: list[str] | None = None) -> int:
             texts=texts,
             processor_options=recipe.get("processor", {}),
             **backbones,
-            **recipe.get("scratch", {}),
+            # What a part is made of from scratch is of no use where a checkpoint is given.
+            **{
+                key: fields
+                for key, fields in recipe.get("scratch", {}).items()
+                if backbones[key.removesuffix("_config")] is None
+            },
             **model_fields,
         )
     except (StrictDataclassError, TypeError) as error:

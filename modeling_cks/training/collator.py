@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -68,7 +69,7 @@ class StickerInventory:
 
 
 class TrainingSamples(Dataset):
-    """Training rows, each with the negative that the epoch draws for it.
+    """Training rows, each with the negative that the epoch draws for it and its sticker's share.
 
     The epoch lies in shared memory, so that worker processes that outlive an epoch see the next.
     """
@@ -76,6 +77,9 @@ class TrainingSamples(Dataset):
     def __init__(self, rows, sampler: NegativeSampler):
         self.rows = rows
         self.sampler = sampler
+        ids = [row["sticker_id"] for row in rows] if isinstance(rows, list) else rows["sticker_id"]
+        counts = Counter(ids)
+        self.shares = {sticker: count / len(rows) for sticker, count in counts.items()}
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -102,10 +106,10 @@ class TrainingSamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        """Return a row and its `negative`."""
+        """Return a row, its `negative`, and the `share` of the samples that carry its sticker."""
         row = self.rows[index]
         negative = self.sampler.draw(index, row["sticker_id"], int(self._epoch))
-        return {**row, "negative": negative}
+        return {**row, "negative": negative, "share": self.shares[row["sticker_id"]]}
 
 
 class DialogueSampler(Sampler[int]):
@@ -182,6 +186,7 @@ class CKSCollator:
         if "negative" in rows[0]:
             batch["positive"] = torch.tensor([place(row["sticker_id"]) for row in rows])
             batch["negative"] = torch.tensor([place(row["negative"]) for row in rows])
+            batch["positive_shares"] = torch.tensor([row["share"] for row in rows])
             emotions = [row["emotion"] for row in rows]
             batch["emotion_labels"] = torch.tensor([-100 if e < 0 else e for e in emotions])
         else:

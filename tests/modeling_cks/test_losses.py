@@ -30,6 +30,21 @@ def test_contrast_equals_the_loop():
     assert got.item() == pytest.approx(total / 10, rel=1e-5)
 
 
+def test_the_logq_correction_equals_the_loop():
+    torch.manual_seed(0)
+    a, b = torch.randn(4, 3), torch.randn(4, 3)
+    shares, scale = [0.5, 0.1, 0.25, 0.15], 0.7
+    total = 0.0
+    for i in range(4):
+        row = [math.exp(scale) * cosine(a[i], b[j]) - math.log(shares[j]) for j in range(4)]
+        column = [math.exp(scale) * cosine(a[j], b[i]) for j in range(4)]
+        total += log_sum(row) - row[i] + log_sum(column) - column[i]
+    got = contrastive_loss(
+        a, b, torch.tensor(scale), torch.arange(4), torch.tensor(shares).log()
+    )
+    assert got.item() == pytest.approx(total / 8, rel=1e-5)
+
+
 def test_contrast_closed_forms():
     same = torch.ones(6, 3)
     scale = torch.tensor(2.0)

@@ -86,6 +86,7 @@ def training(seed=0):
         **batch(seed),
         "positive": torch.tensor([0, 1, 0]),
         "negative": torch.tensor([2, 4, 3]),
+        "positive_shares": torch.tensor([0.5, 0.1, 0.5]),
         "emotion_labels": torch.tensor([3, -100, 1]),
     }
 
@@ -209,8 +210,21 @@ def test_losses_are_those_of_the_pure_functions():
             output.sticker_embeds[positive],
             made.logit_scale,
             torch.tensor([10, 11, 10]),
+            torch.tensor([0.5, 0.1, 0.5]).log(),
         ),
     )
+
+
+def test_the_logq_correction_can_be_left_out():
+    plain = model(logq_correction=False)
+    corrected = model(logq_correction=True)
+    corrected.load_state_dict(plain.state_dict())
+    inputs = training()
+    assert (plain(**inputs).loss - corrected(**inputs).loss).abs() > 1e-3
+    inputs["positive_shares"] = torch.full((3,), 0.2)
+    close(plain(**inputs).loss, corrected(**inputs).loss)
+    del inputs["positive_shares"]
+    assert plain(**inputs).loss.isfinite()
 
 
 def test_the_printed_negative_is_clips_feature():
@@ -356,7 +370,7 @@ def test_many_pairs_and_utterances_go_in_passes(monkeypatch):
     "missing",
     ["utterance_input_ids", "utterance_attention_mask", "knowledge", "dialogue_input_ids",
      "dialogue_attention_mask", "pixel_values", "ocr_input_ids", "ocr_attention_mask", "negative",
-     "emotion_labels"],
+     "emotion_labels", "positive_shares"],
 )  # fmt: skip
 def test_a_missing_input_is_one_clear_error(missing):
     inputs = training()
@@ -511,7 +525,7 @@ def test_the_papers_size_trains_saves_and_loads(tmp_path):
     made.save_pretrained(tmp_path, max_shard_size="400MB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) >= 3
     inputs["candidates"] = torch.tensor([[0, 1, 2, 3, 4, 5]] * 3)
-    for name in ("positive", "negative", "emotion_labels"):
+    for name in ("positive", "negative", "positive_shares", "emotion_labels"):
         del inputs[name]
     with torch.no_grad():
         wanted = made(**inputs).scores

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put the measured figures into the README, from the results' JSON; nothing is typed by hand.
+
+Reads RESULTS/moji/seed*.json (evaluate.py on all splits, one file a seed) with the training.json
+of each beside it as seed*.training.json, RESULTS/demo.json (demo.py) and RESULTS/benchmark.json
+(benchmark.py). A result that is missing is an error, not a gap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import _cli
+
+BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
+FIGURES = ("R@1", "R@3", "R@5", "MRR", "Acc")
+SPLITS = ("validation", "test_easy", "test_hard")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=_cli.ROOT / "results")
+    parser.add_argument("--readme", type=Path, default=_cli.ROOT / "README.md")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Render the figures and put them between the README's markers."""
+    options = parse(argv)
+    text = options.readme.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    comment, newline, rest = rest.partition("\n")
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{options.readme}: the markers {BEGIN} and {END} are not there")
+    block = render(options.results)
+    options.readme.write_text(
+        f"{before}{begin}{comment}{newline}{block}\n{end}{after}", encoding="utf-8"
+    )
+    print(f"the figures of {options.results} are in {options.readme}")
+    return 0
+
+
+def render(results: Path) -> str:
+    """Render every section."""
+    parts = (moji(results / "moji"), demo(results / "demo.json"), benchmark(results))
+    return "\n\n".join(parts)
+
+
+def read(path: Path) -> dict:
+    """Read one result.
+
+    Raises:
+        ValueError: if it is missing.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: the result is missing, and no figure is made up") from None
+
+
+def moji(folder: Path) -> str:
+    """Render the evaluation on emoji stickers in MELD's scenes, mean over seeds."""
+    runs = [read(path) for path in sorted(folder.glob("seed?.json"))]
+    if not runs:
+        raise ValueError(f"{folder}: there is no seed?.json of evaluate.py")
+    trained = [read(folder / f"seed{run['seed']}.training.json") for run in runs]
+    one = trained[0]
+    backbones = ", ".join(f"{part} {name}" for part, name in one["backbones"].items() if name)
+    minutes = " and ".join(f"{run['seconds'] / 60:.0f}" for run in trained)
+    memory = max(run["peak_memory_mib"] for run in trained) / 1024
+    lines = [
+        "**Human-labelled emotions, rule-made choices.** Scenes of MELD with emoji stickers in "
+        "MOD's layout (moji), 11 candidates; in the hard test no right sticker was seen in "
+        f"training. Recipe `{one['recipe_file']}`, backbones {backbones}; seeds "
+        f"{', '.join(str(run['seed']) for run in runs)}, trained in {minutes} minutes on "
+        f"{one['machine']['cores']} cores ({one['machine']['cpu']}), at most {memory:.1f} GiB. "
+        "Percent, mean over seeds (R@1: each).",
+        "",
+        "| ranker | split | " + " | ".join(FIGURES) + " |",
+        "|---|---|" + "---|" * len(FIGURES),
+    ]
+    for split in SPLITS:
+        found = [run["splits"][split] for run in runs]
+        lines.append(row("CKS", split, [each["metrics"] for each in found]))
+        for yardstick in found[0]["yardsticks"]:
+            lines.append(row(yardstick, split, [each["yardsticks"][yardstick] for each in found]))
+    bare = sorted(folder.glob("seed?-no-knowledge.json"))
+    for split in SPLITS if bare else ():
+        lines.append(
+            row("CKS run without COMET", split, [read(p)["splits"][split]["metrics"] for p in bare])
+        )
+    return "\n".join(lines)
+
+
+def row(name: str, split: str, metrics: list[dict]) -> str:
+    """Render one line of means; R@1 also for each seed where they differ."""
+    cells = []
+    for figure in FIGURES:
+        values = [each[figure] for each in metrics if figure in each]
+        if not values:
+            cells.append("-")
+            continue
+        shown = f"{statistics.mean(values):.1f}"
+        if figure == "R@1" and len(set(values)) > 1:
+            shown += f" ({', '.join(f'{value:.1f}' for value in values)})"
+        cells.append(shown)
+    return f"| {name} | {split} | {' | '.join(cells)} |"
+
+
+def demo(path: Path) -> str:
+    """Render what `make demo` took and reached."""
+    state = read(path)
+    seconds = sum(state["seconds"].values())
+    return (
+        f"**`make demo`** on MOD-mini took {seconds:.0f} s after installation "
+        f"({state['machine']['cores']} cores, {state['machine']['cpu']}); its own page shows what "
+        "it reached."
+    )
+
+
+def benchmark(results: Path) -> str:
+    """Render the table of benchmark.py."""
+    found = read(results / "benchmark.json")
+    machine = found["machine"]
+    lines = [
+        f"**Time and memory** (`scripts/benchmark.py`, {machine['cores']} cores, "
+        f"{machine['cpu']}, fp32, random weights; medians, each measurement in a process of its "
+        "own; `full` is the paper's size).",
+        "",
+        "| measurement | size | median s | rows/s | peak MiB |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one['measurement']} | {one['size']} | {one['seconds']:.3f} | "
+        f"{one['rows_per_second']:.1f} | {one['peak_memory_mib']:.0f} |"
+        for one in found["results"]
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    _cli.run_main(main)
