@@ -63,6 +63,16 @@ VARIANTS = (
         "the stickers of earlier turns are not read",
         ("model.sticker_history=false",),
     ),
+    Variant(
+        "plain_contrast",
+        "contrast without the logQ correction, as in the paper",
+        ("model.logq_correction=false",),
+    ),
+    Variant(
+        "full_noise",
+        "CIM: noise of the printed strength instead of the recipe's",
+        ("model.cim_noise_scale=1.0",),
+    ),
     Variant("no_knowledge", "trained and run without COMET", ("knowledge=false",)),
 )
 FIGURES = ("R@1", "R@3", "R@5", "MRR", "Acc")
