@@ -132,6 +132,8 @@ def test_unmarked_events_are_held_out_whole(script):
     assert 20 < len({one.event for one in held_out}) < 60
     again, _ = script.split_triples(triples[::-1], 0.1)
     assert set(again) == set(train)
+    # The same on every machine and in every process.
+    assert script._fraction("PersonX naps") == pytest.approx(0.039746803, abs=1e-9)
     with pytest.raises(ValueError, match="none is left to hold out"):
         script.split_triples(triples[:6], 0.0)
     with pytest.raises(ValueError, match="none is left to train on"):
@@ -262,12 +264,16 @@ def test_what_lies_at_the_output_is_not_touched(script, tmp_path):
     with pytest.raises(ValueError, match="v4.csv: is a file"):
         script.main([str(atomic), "--output", str(atomic), *TINY])
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
-    # An older COMET of its own gives way.
+    # An older COMET of its own gives way, and another seed begins elsewhere.
     output = tmp_path / "comet"
+    drawn = []
     for seed in ("0", "1"):
         command = [str(atomic), "--output", str(output), *TINY, "--max-steps", "1", "--seed", seed]
         assert script.main(command) == 0
         assert json.loads((output / "training.json").read_text())["seed"] == int(seed)
+        model = AutoModelForSeq2SeqLM.from_pretrained(output)
+        drawn.append(model.model.encoder.layers[0].fc1.weight)
+    assert (drawn[0] - drawn[1]).abs().max() > 0.1
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
