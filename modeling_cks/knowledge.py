@@ -2,7 +2,7 @@
 """Commonsense knowledge of utterances: what COMET says they do to, or make of, their speakers.
 
 COMET is a BART-type sequence-to-sequence model trained on ATOMIC. CKS reads two sums of its hidden
-states per utterance (SPEC of the paper: section 3.2.2): over what happens to the speaker (xEffect,
+states per utterance (equation 2 of the paper): over what happens to the speaker (xEffect,
 xReact, xWant) and over what happens to others (oEffect, oReact, oWant). `KnowledgeExtractor` makes
 them, `KnowledgeStore` keeps them on disk, and `KnowledgeExtractor.infer` writes out the inferences
 for people to read.
