@@ -129,11 +129,18 @@ def test_unmarked_events_are_held_out_whole(script):
     train, held_out = script.split_triples(triples, 0.1)
     assert not {one.event for one in train} & {one.event for one in held_out}
     assert len(train) + len(held_out) == len(triples)
-    assert 20 < len({one.event for one in held_out}) < 60
+    # So many on every machine and in every process: a hash, and no salted one.
+    assert len({one.event for one in held_out}) == 35
+    assert {one.event for one in held_out} >= {
+        "event 31",
+        "event 71",
+        "event 112",
+        "event 301",
+        "event 338",
+        "event 367",
+    }
     again, _ = script.split_triples(triples[::-1], 0.1)
     assert set(again) == set(train)
-    # The same on every machine and in every process.
-    assert script._fraction("PersonX naps") == pytest.approx(0.039746803, abs=1e-9)
     with pytest.raises(ValueError, match="none is left to hold out"):
         script.split_triples(triples[:6], 0.0)
     with pytest.raises(ValueError, match="none is left to train on"):
