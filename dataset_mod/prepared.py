@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 STATISTICS_FILE = "statistics.json"
 SKIPPED_FILE = "skipped.json"
 _KIND = "prepared MOD"
+_WRITTEN = ("README.md", "data", STATISTICS_FILE, SKIPPED_FILE)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def prepare(
     """Write a release's samples and stickers as Parquet, with a README and statistics.
 
     The tables are written beside `output` and renamed when whole. A prepared folder that is
-    already there is replaced.
+    already there is replaced; what else lies in it, such as extracted knowledge, stays.
 
     Args:
         folder: the release.
@@ -430,6 +431,11 @@ def _replace(new: Path, output: Path) -> None:
     if output.exists():
         output.rename(old)
     new.rename(output)
+    if old.exists():
+        # What others keep in the folder, such as extracted knowledge, took long to make.
+        for kept in old.iterdir():
+            if kept.name not in _WRITTEN:
+                kept.rename(output / kept.name)
     shutil.rmtree(old, ignore_errors=True)
 
 

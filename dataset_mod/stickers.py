@@ -7,6 +7,7 @@ import io
 import warnings
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 MAX_PIXELS = 4096 * 4096
@@ -64,6 +65,13 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow clips 16-bit grey at 255, which leaves a white sheet.
+        values = np.asarray(image)
+        grey = (values >> 8).astype(np.uint8)
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey[values == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

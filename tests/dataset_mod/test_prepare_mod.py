@@ -161,10 +161,13 @@ def test_a_second_run_writes_the_same_bytes_and_replaces_the_first(tmp_path):
     first = contents(output)
     prepare(root, tmp_path / "again")
     assert contents(tmp_path / "again") == first
-    (output / "leftover").touch()
+    (output / "data" / "leftover").touch()
+    (output / "knowledge").mkdir()
+    (output / "knowledge" / "features.f32").write_bytes(b"took hours")
     files.json[files.train].popitem()
     prepare(files.write(root), output)
-    assert "leftover" not in contents(output)
+    assert "data/leftover" not in contents(output)
+    assert (output / "knowledge" / "features.f32").read_bytes() == b"took hours"
     assert load_prepared(output).statistics["splits"]["en"]["train"]["rows"] == 3
     assert contents(output) != first
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []

@@ -163,6 +163,7 @@ def test_the_data_package_sees_the_same_pixels(tmp_path):
         encode(first, "GIF", save_all=True, append_images=[second]),
         encode(first, "JPEG"),
         encode(first.convert("CMYK"), "JPEG"),
+        encode(Image.new("I;16", (4, 4), 0x1234), "PNG"),
     ):
         assert image_digest(open_sticker(content)) == image_digest(
             stickers.load_sticker_image(content)
