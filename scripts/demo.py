@@ -33,7 +33,7 @@ SPLITS = ("test_easy", "test_hard")
 TOP_STICKERS = 5
 PLATE_STICKERS = 3
 STYLE_DRAWS = 4
-COMET_SIZE = ("--d-model", "64", "--layers", "1", "--vocab-size", "2000")
+COMET_SIZE = ("--d-model", "64", "--layers", "1", "--vocab-size", "2000", "--lr", "3e-3")
 
 # What MOD-mini's people talk about; `sticker` names a drawing of it.
 CONVERSATIONS = (
