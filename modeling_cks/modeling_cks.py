@@ -159,7 +159,9 @@ class CKSModel(CKSPreTrainedModel):
         """
         backbones = set(self.text_encoder.modules()) | set(self.visual_extractor.clip.modules())
         for module in self.modules():
-            if isinstance(module, FusionLayer):
+            # VKD is left small too: its v~ is nearly the same for every sticker, and a large
+            # constant in v would hide from contrast what tells stickers apart.
+            if isinstance(module, (FusionLayer, VisualKnowledgeDeconfounder)):
                 backbones |= set(module.modules())
         for module in self.modules():
             if isinstance(module, nn.Linear) and module not in backbones:
