@@ -151,20 +151,20 @@ class CKSModel(CKSPreTrainedModel):
         self.post_init()
 
     def _mark_maps(self) -> None:
-        """Mark the linear maps that stand outside any stack of normed layers.
+        """Mark the linear maps that stand outside any stack of normed layers, for `_init_weights`.
 
         BERT's small normal suits a deep stack under layer norms; of these maps each would shrink
         its input to a third, and h~_T and v would start out as next to nothing. Xavier's keeps
         their size.
         """
-        backbones = set(self.text_encoder.modules()) | set(self.visual_extractor.clip.modules())
+        left = set(self.text_encoder.modules()) | set(self.visual_extractor.clip.modules())
         for module in self.modules():
             # VKD is left small too: its v~ is nearly the same for every sticker, and a large
             # constant in v would hide from contrast what tells stickers apart.
             if isinstance(module, (FusionLayer, VisualKnowledgeDeconfounder)):
-                backbones |= set(module.modules())
+                left |= set(module.modules())
         for module in self.modules():
-            if isinstance(module, nn.Linear) and module not in backbones:
+            if isinstance(module, nn.Linear) and module not in left:
                 module.outside_stack = True
             if isinstance(module, MultimodalEncoder):
                 module.part_embeddings.tells_parts = True
