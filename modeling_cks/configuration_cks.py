@@ -57,9 +57,9 @@ class CKSConfig(PreTrainedConfig):
             What the multimodal encoder sees of a negative sticker: CLIP's feature, as printed, or
             the unbiased feature which every candidate has at inference.
         logq_correction (`bool`):
-            Whether contrast takes out how often a sticker turns up among a batch's stickers. Popular
-            stickers turn up as negatives as often as they are right, so plain contrast learns to
-            forget how popular they are, while the candidates at inference are drawn evenly.
+            Whether contrast takes off how often a sticker turns up in a batch. Popular stickers
+            are negatives as often as they are right, so plain contrast learns to forget how
+            popular they are, while the candidates at inference are drawn evenly.
 
     The emotions are `id2label`, as in every classifier of the library.
 
