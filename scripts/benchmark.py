@@ -215,6 +215,7 @@ def _train_step(size: str, folder: Path, args: argparse.Namespace) -> tuple[Run,
     batch.update(processor.encode_stickers(images, ["so happy for you"] * len(images)))
     batch["positive"] = torch.arange(count)
     batch["negative"] = torch.arange(count, 2 * count)
+    batch["positive_shares"] = torch.full((count,), 1 / count)
     batch["emotion_labels"] = torch.arange(count) % EMOTIONS
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, weight_decay=3e-4)
