@@ -47,7 +47,8 @@ def results(tmp_path):
             "backbones": {"text": "model", "comet": None}, "machine": MACHINE,
         }  # fmt: skip
         write(f"moji/seed{seed}.training.json", training)
-    write("demo.json", {"seconds": {"train": 100.4, "write": 3.2}, "machine": MACHINE})
+    shown = {"splits": {"test_easy": {"metrics": figures(30.25), "yardsticks": {}}}}
+    write("demo.json", {"total_seconds": 103.6, "results": shown, "machine": MACHINE})
     one = {
         "measurement": "rank", "size": "full", "seconds": 1.5, "rows_per_second": 7.25,
         "peak_memory_mib": 3000.4,
@@ -68,7 +69,8 @@ def test_the_readme_gets_the_figures_of_the_files_and_keeps_the_rest(results, tm
     assert text.endswith("<!-- measured:end -->\nend") and "old" not in text
     assert "| CKS | test_hard | 42.5 (41.0, 44.0) | 60.0 | 70.0 | 55.5 | 80.2 |" in text
     assert "| chance | validation | 9.1 | 27.3 | 45.5 | 26.6 | - |" in text
-    assert "took 104 s" in text and "| rank | full | 1.500 | 7.2 | 3000 |" in text
+    assert "from scratch: 104 s after" in text and "| CKS | test_easy | 30.2 |" in text
+    assert "| rank | full | 1.500 | 7.2 | 3000 |" in text
     report.main(arguments)
     assert readme.read_text() == text
 
