@@ -105,8 +105,9 @@ def main(argv: list[str] | None = None) -> int:
         for name, size in bar:
             bar.set_description(f"{name} ({size})")
             results.append(_in_a_process(name, size, args))
-    arguments = {key: value for key, value in vars(args).items() if key != "measure"}
-    arguments["output"] = str(args.output)
+    # Where the file was written is nobody else's business.
+    hidden = ("measure", "output")
+    arguments = {key: value for key, value in vars(args).items() if key not in hidden}
     threads = os.environ.get("OMP_NUM_THREADS")
     write_json(
         args.output,
