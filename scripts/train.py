@@ -37,6 +37,7 @@ _SECTIONS = {
     "early_stopping_patience": None,
     "knowledge": None,
     "data_prior": None,
+    "baselines": None,
 }
 _MAPPINGS = ("backbones", "scratch", "model", "processor", "training")
 

@@ -19,7 +19,7 @@ _LOSSES = ("match_loss", "contrastive_loss", "emotion_loss", "triplet_loss")
 BACKBONES = ("text_encoder.", "visual_extractor.clip.", "multimodal_encoder.embeddings.")
 
 
-class _Epoch(TrainerCallback):
+class Epoch(TrainerCallback):
     """Tell the samples which epoch it is, so that its negatives are drawn."""
 
     def __init__(self, samples: TrainingSamples):
@@ -76,7 +76,7 @@ class CKSTrainer(Trainer):
         self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._steps = 0
         if isinstance(train_dataset, TrainingSamples):
-            self.add_callback(_Epoch(train_dataset))
+            self.add_callback(Epoch(train_dataset))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the total loss and remember its parts for the log."""
