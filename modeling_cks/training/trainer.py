@@ -26,6 +26,7 @@ class Epoch(TrainerCallback):
         self.samples = samples
 
     def on_epoch_begin(self, args, state, control, **kwargs):
+        """Pass the number of the epoch on."""
         self.samples.set_epoch(int(state.epoch or 0))
 
 
