@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AddedToken,
     AutoConfig,
+    AutoModel,
     AutoTokenizer,
     CLIPImageProcessor,
     PretrainedConfig,
@@ -253,6 +254,47 @@ def distinct_stickers(rows: Sequence[dict], inventory: StickerInventory) -> dict
         for sticker in (row["sticker_id"], row["negative"]):
             places.setdefault(inventory.place(sticker), len(places))
     return places
+
+
+class StickerFeatures(nn.Module):
+    """CLIP's pooled features of stickers; while CLIP is frozen each sticker is encoded once.
+
+    Args:
+        config: of `CLIPVisionModel`.
+    """
+
+    def __init__(self, config: PretrainedConfig):
+        super().__init__()
+        self.clip = AutoModel.from_config(config)
+        self._known: Tensor | None = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter of CLIP is trained."""
+        return not any(parameter.requires_grad for parameter in self.clip.parameters())
+
+    def forget(self) -> None:
+        """Drop the features, as after a change of weights or stickers."""
+        self._known = None
+
+    def forward(self, inventory: StickerInventory, places: Sequence[int]) -> Tensor:
+        """Give the features (len(places), hidden) of the stickers at `places`."""
+        device = next(self.clip.parameters()).device
+        if self.training and not self.frozen:
+            return self._encode(inventory, places)
+        if self._known is None:
+            with torch.no_grad():
+                parts = [
+                    self._encode(inventory, range(start, min(start + 64, len(inventory))))
+                    for start in range(0, len(inventory), 64)
+                ]
+            self._known = torch.cat(parts)
+        self._known = self._known.to(device)
+        return self._known[torch.as_tensor(list(places), dtype=torch.long, device=device)]
+
+    def _encode(self, inventory: StickerInventory, places: Sequence[int]) -> Tensor:
+        device = next(self.clip.parameters()).device
+        return self.clip(pixel_values=inventory.pixel_values(places).to(device)).pooler_output
 
 
 def emotion_targets(rows: Sequence[dict]) -> Tensor:
