@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a trained CKS on prepared data, beside chance and the most frequent sticker.
+"""Evaluate a trained CKS or baseline on prepared data, beside chance and the most frequent sticker.
 
 Writes the figures to RESULTS.json and every sample's rank to RESULTS.samples.jsonl beside it.
 """
@@ -18,7 +18,8 @@ from transformers import AutoModel, AutoProcessor
 
 # Registers CKS with AutoModel and AutoProcessor.
 import modeling_cks  # noqa: F401
-from dataset_mod import load_prepared
+from dataset_mod import PreparedMod, load_prepared
+from modeling_cks.baselines import load_baseline
 from modeling_cks.cks_ranker import CKSRanker
 from modeling_cks.evaluation import (
     MostFrequentRanker,
@@ -42,13 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     start = time.perf_counter()
     data = load_prepared(args.data, args.language)
     splits = _splits(args.split, list(data.splits), args.data)
-    model, processor, training = load_trained(args.model)
-    check_emotions(model, data.emotions, args.model, args.data)
-    processor.ocr_cache_path = str(args.data / "ocr.json")
-    if (args.data / "knowledge").is_dir():
-        processor.knowledge_store = str(args.data / "knowledge")
-    inventory = StickerInventory(data.stickers, processor)
-    ranker = CKSRanker(model, processor, inventory, knowledge=args.knowledge)
+    ranker, inventory, training = load_ranker(args.model, data, args.data, args.knowledge)
     train = data.splits[TRAIN]
     frequent = MostFrequentRanker(train["sticker_id"], train["emotion"])
 
@@ -82,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             split=splits[0],
             **several,
             whole_set=args.whole_set,
-            knowledge=args.knowledge and model.config.use_keue and model.config.use_knowledge,
+            knowledge=args.knowledge and _takes_knowledge(ranker),
             model=args.model.resolve().name,
             data={"fingerprint": data.fingerprint, "language": args.language},
             recipe=training.get("recipe"),
@@ -96,6 +91,32 @@ def main(argv: list[str] | None = None) -> int:
     print(table(found, ranker.name, args.whole_set))
     print(f"written to {args.output}, each sample's rank to {samples_path}")
     return 0
+
+
+def load_ranker(folder: Path, data: PreparedMod, data_dir: Path, knowledge: bool = True) -> tuple:
+    """Load a CKS or a baseline as a ranker, its stickers, and the record of its training.
+
+    Raises:
+        ValueError: the folder is missing, holds neither, or knows other emotions than the data.
+    """
+    if (folder / "baseline.json").is_file():
+        baseline = load_baseline(folder)
+        baseline.ocr_cache_path = str(data_dir / "ocr.json")
+        check_emotions(baseline.emotions, data.emotions, folder, data_dir)
+        return baseline, baseline.use_stickers(data.stickers), _training(folder)
+    model, processor, training = load_trained(folder)
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    check_emotions(names, data.emotions, folder, data_dir)
+    processor.ocr_cache_path = str(data_dir / "ocr.json")
+    if (data_dir / "knowledge").is_dir():
+        processor.knowledge_store = str(data_dir / "knowledge")
+    inventory = StickerInventory(data.stickers, processor)
+    return CKSRanker(model, processor, inventory, knowledge=knowledge), inventory, training
+
+
+def _takes_knowledge(ranker) -> bool:
+    config = getattr(getattr(ranker, "model", None), "config", None)
+    return bool(getattr(config, "use_keue", False) and config.use_knowledge)
 
 
 def load_trained(folder: Path) -> tuple:
@@ -115,19 +136,21 @@ def load_trained(folder: Path) -> tuple:
         raise ValueError(f"{folder}: holds a {kind} model, not a CKS one")
     model = AutoModel.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
+    return model, processor, _training(folder)
+
+
+def _training(folder: Path) -> dict:
     try:
-        training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return json.loads((folder / "training.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        training = {}
+        return {}
     except ValueError as error:
         raise ValueError(f"{folder / 'training.json'}: not valid JSON ({error})") from error
-    return model, processor, training
 
 
-def check_emotions(model, emotions: Sequence[str], folder: Path, data: Path) -> None:
+def check_emotions(names: Sequence[str], emotions: Sequence[str], folder: Path, data: Path) -> None:
     """Refuse a model whose emotions are not the data's, in their order; ValueError says which."""
-    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    if names != list(emotions):
+    if list(names) != list(emotions):
         differ = next(
             (n for n, (a, b) in enumerate(zip(names, emotions, strict=False)) if a != b),
             min(len(names), len(emotions)),
@@ -199,7 +222,7 @@ def _splits(wanted: str, known: list[str], data: Path) -> list[str]:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path, help="folder that train.py wrote")
+    parser.add_argument("model", type=Path, help="folder that train.py or train_baseline.py wrote")
     parser.add_argument("--data", type=Path, required=True, help="folder of prepare_mod.py")
     parser.add_argument(
         "--split",
