@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make the paper's tables 1 and 2 for any prepared data: every model, one budget, several seeds.
+
+Each cell (model and seed) is trained by train.py or train_baseline.py and judged by evaluate.py. A
+finished cell is skipped and a stopped one goes on, so the command can be given again at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import _cli
+import numpy as np
+from tqdm.auto import tqdm
+
+from dataset_mod import load_prepared
+from modeling_cks.evaluation import (
+    BagOfWordsRanker,
+    MostFrequentRanker,
+    evaluate_ranker,
+    paired_bootstrap,
+    sample_figures,
+    write_samples,
+)
+
+SPLITS = ("validation", "test_easy", "test_hard")
+FIGURES = ("R@1", "R@3", "R@5", "MRR", "Acc")
+TESTED = ("R@1", "MRR")
+REFERENCE = "cks"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of a table.
+
+    Attributes:
+        name: in files and on the command line.
+        title: in the table.
+        kind: `cks`, the kind of a baseline, or `yardstick`.
+        changes: what is set in the recipe.
+        weights: what its own pretrained weights would be where they can be given.
+    """
+
+    name: str
+    title: str
+    kind: str = "cks"
+    changes: tuple[str, ...] = ()
+    weights: str | None = None
+
+
+def _without(part: str, field: str) -> Model:
+    name = f"cks_without_{part.lower()}"
+    return Model(name, f"w/o {part}", changes=(f"model.{field}=false",))
+
+
+CKS = Model(REFERENCE, "CKS")
+TABLE_1 = (
+    Model("most_frequent", "most frequent sticker", "yardstick"),
+    Model("bag_of_words", "bag of words", "yardstick"),
+    Model("clip", "CLIP", "clip"),
+    Model(
+        "clip_dialogue", "CLIP (dialogue)", "clip", ("baselines.clip.settings.context=dialogue",)
+    ),
+    Model("vilt", "ViLT", "vilt", weights="dandelin/vilt-b32-mlm"),
+    Model("mod_gpt", "MOD-GPT", "mod_gpt", weights="openai-community/gpt2"),
+    Model("mmbert", "MMBERT", "mmbert"),
+    Model("blip2", "BLIP-2", "blip2", weights="Salesforce/blip2-itm-vit-g"),
+    Model("fromage", "FROMAGe", "fromage", weights="facebook/opt-6.7b"),
+    CKS,
+)
+TABLE_2 = (
+    CKS,
+    _without("KEUE", "use_keue"),
+    _without("VKD", "use_vkd"),
+    _without("CIM", "use_cim"),
+    _without("ITC", "use_itc"),
+    _without("ITM", "use_itm"),
+    _without("Emo", "use_emotion"),
+    _without("OCR", "use_ocr"),
+)
+MODELS = {model.name: model for model in (*TABLE_1, *TABLE_2)}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path, help="YAML file, such as recipes/moji_table.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="folder of prepare_mod.py")
+    parser.add_argument("--language", help="which language of the data; its first by default")
+    for name in ("text", "bert", "vision", "comet"):
+        parser.add_argument(f"--{name}", help=f"name or folder of the {name} checkpoint")
+    parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="models being made")
+    parser.add_argument("--results", type=Path, default=Path("results/tables"))
+    parser.add_argument("--page", type=Path, default=Path("docs/tables.md"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument(
+        "--models", nargs="+", choices=MODELS, metavar="MODEL", help=", ".join(MODELS)
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, sharing the cores")
+    parser.add_argument("--only-render", action="store_true", help="render what there is")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the missing cells, render the tables, and name the cells that failed."""
+    options = parse(argv)
+    data = load_prepared(options.data, options.language)
+    chosen = [
+        model for name, model in MODELS.items() if not options.models or name in options.models
+    ]
+    failed: list[str] = []
+    if not options.only_render:
+        for model in chosen:
+            if model.kind == "yardstick" and not result_path(options.results, model, 0).exists():
+                _judge_yardstick(model, data, options)
+        # Seeds first, so that a stopped run leaves whole tables of fewer seeds.
+        cells = [
+            (model, seed)
+            for seed in options.seeds
+            for model in chosen
+            if model.kind != "yardstick" and not result_path(options.results, model, seed).exists()
+        ]
+        with (
+            ThreadPoolExecutor(options.jobs) as pool,
+            tqdm(total=len(cells), desc="cells", unit="cell") as bar,
+        ):
+            for error in pool.map(lambda cell: _run_cell(options, *cell, bar), cells):
+                if error:
+                    failed.append(error)
+    tables = collect(options.results, options.seeds, data.fingerprint)
+    _cli.write_json(options.results / "tables.json", tables)
+    options.page.parent.mkdir(parents=True, exist_ok=True)
+    options.page.write_text(render(tables), encoding="utf-8")
+    there = sum(len(model["seeds"]) for model in tables["models"].values())
+    print(f"{there} cells are in {options.results}, the tables in {options.page}")
+    for error in failed:
+        print(f"failed: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def result_path(results: Path, model: Model, seed: int) -> Path:
+    """Name the file of a cell's figures; a yardstick knows no seed."""
+    suffix = "" if model.kind == "yardstick" else f"-seed{seed}"
+    return results / f"{model.name}{suffix}.json"
+
+
+def _judge_yardstick(model: Model, data, options: argparse.Namespace) -> None:
+    train = data.splits["train"]
+    if model.name == "bag_of_words":
+        ranker = BagOfWordsRanker(list(train), len(data.emotions))
+    else:
+        ranker = MostFrequentRanker(train["sticker_id"], train["emotion"])
+    splits, samples = {}, []
+    for split in SPLITS:
+        if split in data.splits:
+            found = evaluate_ranker(ranker, list(data.splits[split]))
+            splits[split] = {"metrics": found.metrics}
+            samples += [{"split": split, **record} for record in found.samples]
+    path = result_path(options.results, model, 0)
+    write_samples(path.with_suffix(".samples.jsonl"), samples)
+    _cli.write_json(
+        path, _cli.evidence(splits=splits, model=model.name, data={"fingerprint": data.fingerprint})
+    )
+
+
+def _run_cell(options: argparse.Namespace, model: Model, seed: int, bar) -> str | None:
+    """Train and judge a cell; return what went wrong in one line, or None."""
+    here = Path(__file__).parent
+    folder = options.runs / model.name / f"seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = ("text", "bert", "vision", "comet") if model.kind == "cks" else ("text", "vision")
+    command = [str(here / "train.py")]
+    if model.kind != "cks":
+        command = [str(here / "train_baseline.py"), model.kind]
+    command += [str(options.recipe), "--output", str(folder), "--seed", str(seed)]
+    for part in parts:
+        if value := getattr(options, part):
+            command += [f"--{part}", value]
+    for change in (*options.set, *model.changes):
+        command += ["--set", change]
+    result = result_path(options.results, model, seed)
+    judge = [str(here / "evaluate.py"), str(folder), "--split", "all", "--output", str(result)]
+    steps = [judge] if (folder / "training.json").exists() else [command, judge]
+    try:
+        for step in steps:
+            step += ["--data", str(options.data)]
+            if options.language:
+                step += ["--language", options.language]
+            with (folder / "log.txt").open("a", encoding="utf-8") as log:
+                done = subprocess.run(
+                    [sys.executable, *step], stdout=log, stderr=subprocess.STDOUT, env=os.environ
+                )
+            if done.returncode:
+                lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
+                return f"{model.name} seed {seed}: {lines[-1]} (see {folder / 'log.txt'})"
+    finally:
+        bar.update()
+    # The model stays; what training could be resumed from is not needed any more.
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return None
+
+
+def collect(results: Path, seeds: list[int], fingerprint: str) -> dict:
+    """Gather all finished cells: means, spreads, and differences from CKS.
+
+    Raises:
+        ValueError: a cell is unreadable or was judged on other data; or there is none.
+    """
+    models, figures, dialogues = {}, {}, {}
+    for model in MODELS.values():
+        cells = {}
+        for seed in [0] if model.kind == "yardstick" else seeds:
+            path = result_path(results, model, seed)
+            if path.exists():
+                cells[seed] = _read_cell(path, fingerprint)
+        if not cells:
+            continue
+        models[model.name] = {
+            "title": model.title,
+            "seeds": sorted(cells),
+            "asked_seeds": [0] if model.kind == "yardstick" else list(seeds),
+            **_about(model, cells),
+            "splits": {split: _mean_figures(split, cells) for split in SPLITS},
+        }
+        for split in SPLITS:
+            found = [_records(result_path(results, model, seed), split) for seed in sorted(cells)]
+            names = [(r["dialogue_id"], r["turn"]) for r in found[0]]
+            if dialogues.setdefault(split, names) != names or any(
+                [(r["dialogue_id"], r["turn"]) for r in other] != names for other in found[1:]
+            ):
+                raise ValueError(f"{results}: {model.name} was judged on other samples of {split}")
+            of_seeds = [sample_figures(records) for records in found]
+            figures[model.name, split] = {
+                name: np.mean([each[name] for each in of_seeds], axis=0) for name in FIGURES
+            }
+    if not models:
+        raise ValueError(f"{results}: there is no finished cell to render")
+    for name, about in models.items():
+        if name == REFERENCE or REFERENCE not in models:
+            continue
+        about["against_cks"] = {
+            split: {
+                figure: asdict(
+                    paired_bootstrap(
+                        figures[REFERENCE, split][figure],
+                        figures[name, split][figure],
+                        [dialogue for dialogue, _ in dialogues[split]],
+                    )
+                )
+                for figure in TESTED
+            }
+            for split in SPLITS
+            if dialogues[split]
+        }
+    published = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
+    return {"models": models, "data": {"fingerprint": fingerprint}, "published": published}
+
+
+def _read_cell(path: Path, fingerprint: str) -> dict:
+    try:
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        judged_on = cell["data"]["fingerprint"]
+        cell["splits"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a cell's figures ({error!r})") from error
+    if judged_on != fingerprint:
+        raise ValueError(f"{path}: was judged on other data; give another --results")
+    return cell
+
+
+def _records(path: Path, split: str) -> list[dict]:
+    lines = path.with_suffix(".samples.jsonl")
+    try:
+        records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{lines}: the ranks of each sample cannot be read ({error})") from error
+    return [record for record in records if record["split"] == split]
+
+
+def _about(model: Model, cells: dict[int, dict]) -> dict:
+    first = next(iter(cells.values()))
+    if model.kind == "yardstick":
+        return {}
+    training = (first.get("recipe") or {}).get("training", {})
+    own = ((first.get("recipe") or {}).get("baselines") or {}).get(model.kind) or {}
+    training = {**training, **own.get("training", {})} if model.kind != "cks" else training
+    return {
+        "machine": first.get("machine"),
+        "epochs": training.get("num_train_epochs"),
+        "batch": training.get("per_device_train_batch_size"),
+        "evaluation_seconds": statistics.mean(cell["seconds"] for cell in cells.values()),
+        "without_weights": model.weights if model.weights and not own.get("checkpoint") else None,
+    }
+
+
+def _mean_figures(split: str, cells: dict[int, dict]) -> dict:
+    found = {}
+    for figure in FIGURES:
+        values = [
+            cell["splits"][split]["metrics"][figure]
+            for cell in cells.values()
+            if figure in cell["splits"].get(split, {}).get("metrics", {})
+        ]
+        if values:
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            found[figure] = {"mean": statistics.mean(values), "spread": spread, "seeds": values}
+    return found
+
+
+def render(tables: dict) -> str:
+    """Lay the tables out in Markdown."""
+    models = tables["models"]
+    some = next((about for about in models.values() if about.get("machine")), {})
+    machine = some.get("machine") or {}
+    seeds = next(iter(models.values()))["asked_seeds"]
+    for about in models.values():
+        seeds = about["asked_seeds"] if len(about["asked_seeds"]) > len(seeds) else seeds
+    lines = [
+        "# Tables 1 and 2",
+        "",
+        "Written by `scripts/tables.py` from result files; do not edit by hand.",
+        "",
+        f"Data {tables['data']['fingerprint'][:12]}; {some.get('epochs', '?')} epochs in batches "
+        f"of {some.get('batch', '?')} for every model; seeds {', '.join(map(str, seeds))}; "
+        f"{machine.get('cores', '?')} cores, {machine.get('processor', '?')}. Figures in percent, "
+        "mean over seeds ± standard deviation; Acc. is the emotion's, given the right sticker. How far "
+        "CKS is ahead: 95 % interval and p of a paired bootstrap over dialogues. It holds for these "
+        "trained models; how much another seed would change stands behind ±.",
+        "",
+        "† without the weights it is published with: its trunk starts from scratch, so that the "
+        "row says little of the method.",
+    ]
+    for number, (rows, splits) in enumerate(((TABLE_1, SPLITS), (TABLE_2, SPLITS)), start=1):
+        for split in splits:
+            lines += ["", f"## Table {number}: {split}", ""]
+            lines += _table(rows, split, tables)
+    lines += ["", *(f"Note: {note}" for note in tables["published"]["notes"]), ""]
+    return "\n".join(lines)
+
+
+def _table(rows: tuple[Model, ...], split: str, tables: dict) -> list[str]:
+    head = [
+        "model",
+        *FIGURES,
+        "CKS ahead in R@1",
+        "CKS ahead in MRR",
+        "published on MOD: R@1, MRR, Acc",
+    ]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for model in rows:
+        about = tables["models"].get(model.name)
+        published = tables["published"]["models"].get(model.name, {}).get(split)
+        shown = "-"
+        if published:
+            r1, _, _, mrr, acc = published
+            shown = ", ".join("-" if value is None else f"{value:.2f}" for value in (r1, mrr, acc))
+        if about is None:
+            lines.append(_row([model.title, *["not run"] * len(FIGURES), "-", "-", shown]))
+            continue
+        title = model.title + (" †" if about.get("without_weights") else "")
+        if len(about["seeds"]) < len(about["asked_seeds"]):
+            title += f" ({len(about['seeds'])} of {len(about['asked_seeds'])} seeds)"
+        cells = [_figure(about["splits"][split].get(figure)) for figure in FIGURES]
+        against = about.get("against_cks", {}).get(split)
+        ahead = [_ahead(against[figure]) if against else "-" for figure in TESTED]
+        lines.append(_row([title, *cells, *ahead, shown]))
+    return lines
+
+
+def _figure(found: dict | None) -> str:
+    if found is None:
+        return "-"
+    spread = "" if found["spread"] is None else f" ± {found['spread']:.1f}"
+    return f"{found['mean']:.1f}{spread}"
+
+
+def _ahead(difference: dict) -> str:
+    p = difference["p"]
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return (
+        f"{difference['mean']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}], {shown}"
+    )
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    _cli.run_main(main)
