@@ -10,11 +10,8 @@ from .base import Baseline, read_record
 
 BASELINES = {
     "clip": ("clip", "ClipBaseline"),
-    "vilt": ("vilt", "ViltBaseline"),
     "mod_gpt": ("mod_gpt", "ModGptBaseline"),
     "mmbert": ("mmbert", "MmbertBaseline"),
-    "blip2": ("blip2", "Blip2Baseline"),
-    "fromage": ("fromage", "FromageBaseline"),
 }
 """Each kind's module and class."""
 

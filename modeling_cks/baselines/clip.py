@@ -28,7 +28,7 @@ class ClipBaseline(Baseline):
     dialogue (`"dialogue"`). Samples of a batch with the same right sticker are not each other's
     negatives. It names no emotion.
 
-    Settings: `context`, `max_tokens`, `ocr` (not read).
+    Settings: `context`, `max_tokens`, `ocr` (words are not read, so by default none is looked for).
     """
 
     kind, title = "clip", "CLIP"
@@ -65,7 +65,7 @@ class ClipBaseline(Baseline):
         Raises:
             ValueError: a checkpoint is missing or cannot be loaded, or a setting is unknown.
         """
-        settings = {"context": "utterance", "max_tokens": 77, **settings}
+        settings = {"context": "utterance", "max_tokens": 77, "ocr": "none", **settings}
         if settings["context"] not in _CONTEXTS:
             raise ValueError(f"CLIP: context is one of {_CONTEXTS}, not {settings['context']!r}")
         if scratch or (checkpoint is None and (text is None or vision is None)):
@@ -122,7 +122,9 @@ class ClipBaseline(Baseline):
     def train(self, mode: bool = True) -> ClipBaseline:
         """Switch modes; features of a frozen CLIP outlive it."""
         nn.Module.train(self, mode)
-        if mode and not self.vision.frozen:
+        if self.vision.frozen:
+            self.vision.eval()
+        elif mode:
             self.forget_stickers()
         return self
 

@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 
 from ..backbones import load_text, load_vision
 from ..evaluation.evaluator import RankerOutput
+from ..processing_cks import SPEAKER_TOKENS
 from ..ranking import rank
 from .base import Baseline, StickerFeatures, dialogue_tokens, emotion_targets, pad
 
@@ -74,10 +75,12 @@ class MmbertBaseline(Baseline):
         defaults = {"max_dialogue_tokens": 256, "max_ocr_tokens": 32, "mask_weight": 0.5}
         settings = {**defaults, "ocr": "rapidocr", **settings}
         longest = settings["max_dialogue_tokens"] + settings["max_ocr_tokens"] + 4
-        if longest > bert.config.max_position_embeddings:
+        room = bert.config.max_position_embeddings
+        if bert.config.model_type == "roberta":
+            room -= bert.config.pad_token_id + 1
+        if longest > room:
             raise ValueError(
-                f"MMBERT: {longest} tokens asked for, and {checkpoint or text} has room for "
-                f"{bert.config.max_position_embeddings}"
+                f"MMBERT: {longest} tokens asked for, and {checkpoint or text} has room for {room}"
             )
         configs = {"text": copy.deepcopy(bert.config), "vision": copy.deepcopy(clip.config)}
         baseline = cls(configs, tokenizer, image_processor, emotions, settings)
@@ -93,25 +96,28 @@ class MmbertBaseline(Baseline):
     def train(self, mode: bool = True) -> MmbertBaseline:
         """Switch modes; features of a frozen CLIP outlive it."""
         nn.Module.train(self, mode)
-        if mode and not self.vision.frozen:
+        if self.vision.frozen:
+            self.vision.eval()
+        elif mode:
             self.forget_stickers()
         return self
 
     def collate(self, rows: Sequence[dict]) -> dict[str, Tensor]:
         """Pair each dialogue with its right sticker (rows 0..B-1) and its negative (B..2B-1).
 
+        Words are masked in both halves alike: a mask that only right pairs had would tell them.
+
         Returns:
-            `input_ids`, `attention_mask`, `token_type_ids` (2B, L), without the image's slot;
-            `stickers` (2B,) places in the inventory; `emotion_labels` (B,); `masked_ids` and
-            `mask_labels` (B, L): the right pairs with words masked, and what was there, -100
-            elsewhere.
+            `input_ids`, `attention_mask`, `token_type_ids` (2B, L), words masked, without the
+            image's slot; `stickers` (2B,) places in the inventory; `emotion_labels` (B,);
+            `mask_labels` (B, L): the masked words of the right pairs, -100 elsewhere.
         """
         right = [self.inventory.place(row["sticker_id"]) for row in rows]
         wrong = [self.inventory.place(row["negative"]) for row in rows]
         words = self._dialogues(rows)
         batch = self._pairs(words + words, right + wrong)
-        ids = batch["input_ids"][: len(rows)]
-        batch["masked_ids"], batch["mask_labels"] = self._mask(ids)
+        batch["input_ids"], labels = self._mask(batch["input_ids"])
+        batch["mask_labels"] = labels[: len(rows)]
         batch["emotion_labels"] = emotion_targets(rows)
         return batch
 
@@ -122,16 +128,13 @@ class MmbertBaseline(Baseline):
         token_type_ids: Tensor,
         stickers: Tensor,
         emotion_labels: Tensor,
-        masked_ids: Tensor,
         mask_labels: Tensor,
     ) -> dict[str, Tensor]:
         """Give the match, emotion and masked-token losses and their sum."""
         count = len(emotion_labels)
         features = self.vision(self.inventory, stickers.tolist())
-        # The right pairs are read with their words masked: one pass serves all the tasks.
-        ids = torch.cat([masked_ids, input_ids[count:]])
-        states = self._states(ids, attention_mask, token_type_ids, features)
-        targets = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        states = self._states(input_ids, attention_mask, token_type_ids, features)
+        targets = torch.zeros_like(stickers)
         targets[:count] = 1
         losses = {"match_loss": F.cross_entropy(self.match(states[:, 0]), targets)}
         if (emotion_labels != -100).any():
@@ -232,7 +235,9 @@ class MmbertBaseline(Baseline):
 
     def _mask(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Choose 15 % of the words; of those 80 % are masked, 10 % replaced, 10 % kept."""
-        special = torch.isin(ids, torch.tensor(sorted(set(self.tokenizer.all_special_ids))))
+        speakers = self.tokenizer.convert_tokens_to_ids(list(SPEAKER_TOKENS))
+        kept = sorted({*self.tokenizer.all_special_ids, *speakers})
+        special = torch.isin(ids, torch.tensor(kept))
         chosen = (torch.rand(ids.shape) < 0.15) & ~special
         labels = ids.masked_fill(~chosen, -100)
         draw = torch.rand(ids.shape)

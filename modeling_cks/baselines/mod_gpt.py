@@ -29,7 +29,8 @@ class ModGptBaseline(Baseline):
     depend on the candidate. CLIP is frozen, as what is foretold must not move; its features are
     compared at unit length, since their common length says nothing of a sticker.
 
-    Settings: `max_dialogue_tokens` (the newest are kept), `ocr` (not read).
+    Settings: `max_dialogue_tokens` (the newest are kept), `ocr` (words are not
+    read, so by default none is looked for).
     """
 
     kind, title = "mod_gpt", "MOD-GPT"
@@ -79,7 +80,7 @@ class ModGptBaseline(Baseline):
             gpt, tokenizer = _load_gpt(checkpoint)
         else:
             gpt, tokenizer = _scratch_gpt(text, scratch or {})
-        settings = {"max_dialogue_tokens": 256, **settings}
+        settings = {"max_dialogue_tokens": 256, "ocr": "none", **settings}
         if settings["max_dialogue_tokens"] + 1 > gpt.config.n_positions:
             raise ValueError(
                 f"MOD-GPT: {settings['max_dialogue_tokens'] + 1} tokens asked for, and there is "
@@ -203,8 +204,12 @@ def _load_gpt(name: str) -> tuple[GPT2Model, Any]:
 def _scratch_gpt(text: str, fields: Mapping[str, Any]) -> tuple[GPT2Model, Any]:
     bert, tokenizer = load_text(text)
     known = len(tokenizer)
+    if "vocab_size" in fields:
+        raise ValueError("MOD-GPT: the tokenizer settles vocab_size: leave it out")
     own = {"vocab_size": known + 1, "bos_token_id": None, "eos_token_id": None}
-    config = GPT2Config(**own, **fields)
+    # As wide as the words that it takes over, unless another width is asked for.
+    own["n_embd"] = bert.config.hidden_size
+    config = GPT2Config(**{**own, **fields})
     gpt = GPT2Model(config)
     words = bert.get_input_embeddings().weight
     if words.shape[1] == config.n_embd:
