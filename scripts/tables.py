@@ -332,10 +332,10 @@ def render(tables: dict) -> str:
         "",
         f"Data {tables['data']['fingerprint'][:12]}; {some.get('epochs', '?')} epochs in batches "
         f"of {some.get('batch', '?')} for every model; seeds {', '.join(map(str, seeds))}; "
-        f"{machine.get('cores', '?')} cores, {machine.get('processor', '?')}. Figures in percent, "
-        "mean over seeds ± standard deviation; Acc. is the emotion's, given the right sticker. How far "
-        "CKS is ahead: 95 % interval and p of a paired bootstrap over dialogues. It holds for these "
-        "trained models; how much another seed would change stands behind ±.",
+        f"{machine.get('cores', '?')} cores, {machine.get('cpu', '?')}. Figures in percent, "
+        "mean over seeds ± standard deviation; Acc. is the emotion's, given the right sticker. How "
+        "far CKS is ahead: 95 % interval and p of a paired bootstrap over dialogues. It holds for "
+        "these trained models; how much another seed would change stands behind ±.",
         "",
         "† without the weights it is published with: its trunk starts from scratch, so that the "
         "row says little of the method.",
