@@ -47,7 +47,7 @@ class Model:
         title: in the table.
         kind: `cks`, the kind of a baseline, or `yardstick`.
         changes: what is set in the recipe.
-        weights: what its own pretrained weights would be where they can be given.
+        weights: the checkpoint that it is published with, where text and vision do not make it up.
     """
 
     name: str
@@ -118,40 +118,61 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [
         model for name, model in MODELS.items() if not options.models or name in options.models
     ]
-    failed: list[str] = []
-    if not options.only_render:
-        for model in chosen:
-            if model.kind == "yardstick" and not result_path(options.results, model, 0).exists():
-                _judge_yardstick(model, data, options)
-        # Seeds first, so that a stopped run leaves whole tables of fewer seeds.
-        cells = [
-            (model, seed)
-            for seed in options.seeds
-            for model in chosen
-            if model.kind != "yardstick" and not result_path(options.results, model, seed).exists()
-        ]
-        with (
-            ThreadPoolExecutor(options.jobs) as pool,
-            tqdm(total=len(cells), desc="cells", unit="cell") as bar,
-        ):
-            for error in pool.map(lambda cell: _run_cell(options, *cell, bar), cells):
-                if error:
-                    failed.append(error)
+    failed = [] if options.only_render else _run(chosen, data, options)
+    for error in failed:
+        print(f"failed: {error}", file=sys.stderr)
+    _keep_trainings(chosen, options)
     tables = collect(options.results, options.seeds, data.fingerprint)
     _cli.write_json(options.results / "tables.json", tables)
     options.page.parent.mkdir(parents=True, exist_ok=True)
     options.page.write_text(render(tables), encoding="utf-8")
     there = sum(len(model["seeds"]) for model in tables["models"].values())
     print(f"{there} cells are in {options.results}, the tables in {options.page}")
-    for error in failed:
-        print(f"failed: {error}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _run(chosen: list[Model], data, options: argparse.Namespace) -> list[str]:
+    """Run the cells without a result; say what went wrong, a line for each that failed."""
+    failed = []
+    for model in chosen:
+        if model.kind == "yardstick" and not result_path(options.results, model, 0).exists():
+            try:
+                _judge_yardstick(model, data, options)
+            except (ValueError, ImportError) as error:
+                failed.append(f"{model.name}: {error}")
+    # Seeds first, so that a stopped run leaves whole tables of fewer seeds.
+    cells = [
+        (model, seed)
+        for seed in options.seeds
+        for model in chosen
+        if model.kind != "yardstick" and not result_path(options.results, model, seed).exists()
+    ]
+    with (
+        ThreadPoolExecutor(options.jobs) as pool,
+        tqdm(total=len(cells), desc="cells", unit="cell") as bar,
+    ):
+        ends = pool.map(lambda cell: _run_cell(options, *cell, bar), cells)
+        return failed + [error for error in ends if error]
 
 
 def result_path(results: Path, model: Model, seed: int) -> Path:
     """Name the file of a cell's figures; a yardstick knows no seed."""
     suffix = "" if model.kind == "yardstick" else f"-seed{seed}"
     return results / f"{model.name}{suffix}.json"
+
+
+def training_path(results: Path, model: Model, seed: int) -> Path:
+    """Name the file that says how a cell was trained."""
+    return result_path(results, model, seed).with_suffix(".training.json")
+
+
+def _keep_trainings(chosen: list[Model], options: argparse.Namespace) -> None:
+    """Put the record of each training beside its figures, since models are not kept for ever."""
+    for model in chosen:
+        for seed in options.seeds:
+            trained = options.runs / model.name / f"seed{seed}" / "training.json"
+            if trained.exists() and result_path(options.results, model, seed).exists():
+                shutil.copyfile(trained, training_path(options.results, model, seed))
 
 
 def _judge_yardstick(model: Model, data, options: argparse.Namespace) -> None:
@@ -190,7 +211,10 @@ def _run_cell(options: argparse.Namespace, model: Model, seed: int, bar) -> str 
         command += ["--set", change]
     result = result_path(options.results, model, seed)
     judge = [str(here / "evaluate.py"), str(folder), "--split", "all", "--output", str(result)]
-    steps = [judge] if (folder / "training.json").exists() else [command, judge]
+    trained = folder / "training.json"
+    steps = [judge] if trained.exists() else [command, judge]
+    cores = max((os.cpu_count() or 1) // options.jobs, 1)
+    environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
     try:
         for step in steps:
             step += ["--data", str(options.data)]
@@ -198,7 +222,7 @@ def _run_cell(options: argparse.Namespace, model: Model, seed: int, bar) -> str 
                 step += ["--language", options.language]
             with (folder / "log.txt").open("a", encoding="utf-8") as log:
                 done = subprocess.run(
-                    [sys.executable, *step], stdout=log, stderr=subprocess.STDOUT, env=os.environ
+                    [sys.executable, *step], stdout=log, stderr=subprocess.STDOUT, env=environment
                 )
             if done.returncode:
                 lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
@@ -218,18 +242,21 @@ def collect(results: Path, seeds: list[int], fingerprint: str) -> dict:
     """
     models, figures, dialogues = {}, {}, {}
     for model in MODELS.values():
-        cells = {}
+        cells, trainings = {}, {}
         for seed in [0] if model.kind == "yardstick" else seeds:
             path = result_path(results, model, seed)
             if path.exists():
                 cells[seed] = _read_cell(path, fingerprint)
+                # What the judge wrote down of the training stands in where that was not kept.
+                training = _read_training(training_path(results, model, seed), fingerprint)
+                trainings[seed] = {**cells[seed], "seconds": None, **training}
         if not cells:
             continue
         models[model.name] = {
             "title": model.title,
             "seeds": sorted(cells),
             "asked_seeds": [0] if model.kind == "yardstick" else list(seeds),
-            **_about(model, cells),
+            **_about(model, [trainings[seed] for seed in sorted(cells)]),
             "splits": {split: _mean_figures(split, cells) for split in SPLITS},
         }
         for split in SPLITS:
@@ -278,6 +305,20 @@ def _read_cell(path: Path, fingerprint: str) -> dict:
     return cell
 
 
+def _read_training(path: Path, fingerprint: str) -> dict:
+    """Read how a cell was trained; {} where that was not kept."""
+    if not path.exists():
+        return {}
+    try:
+        training = json.loads(path.read_text(encoding="utf-8"))
+        trained_on = training["data"]["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the record of a training ({error!r})") from error
+    if trained_on != fingerprint:
+        raise ValueError(f"{path}: was trained on other data; give another --results")
+    return training
+
+
 def _records(path: Path, split: str) -> list[dict]:
     lines = path.with_suffix(".samples.jsonl")
     try:
@@ -287,19 +328,31 @@ def _records(path: Path, split: str) -> list[dict]:
     return [record for record in records if record["split"] == split]
 
 
-def _about(model: Model, cells: dict[int, dict]) -> dict:
-    first = next(iter(cells.values()))
+def _about(model: Model, trainings: list[dict]) -> dict:
+    """Say what the cells of a model were trained with, as far as it was written down."""
     if model.kind == "yardstick":
         return {}
-    training = (first.get("recipe") or {}).get("training", {})
-    own = ((first.get("recipe") or {}).get("baselines") or {}).get(model.kind) or {}
-    training = {**training, **own.get("training", {})} if model.kind != "cks" else training
+    first = trainings[0]
+    recipe = first.get("recipe") or {}
+    fields = dict(recipe.get("training") or {})
+    if model.kind != "cks":
+        fields |= ((recipe.get("baselines") or {}).get(model.kind) or {}).get("training") or {}
+    sources = first.get("backbones") or {}
+    missing = model.weights if model.weights and not sources.get("checkpoint") else None
+    if not missing and model.weights is None and not sources.get("checkpoint"):
+        scratch = [part for part in ("text", "bert", "vision") if sources.get(part, "") is None]
+        missing = ", ".join(scratch) or None
+    total = (first.get("parameters") or {}).get("total")
     return {
         "machine": first.get("machine"),
-        "epochs": training.get("num_train_epochs"),
-        "batch": training.get("per_device_train_batch_size"),
-        "evaluation_seconds": statistics.mean(cell["seconds"] for cell in cells.values()),
-        "without_weights": model.weights if model.weights and not own.get("checkpoint") else None,
+        "epochs": fields.get("num_train_epochs"),
+        "batch": fields.get("per_device_train_batch_size"),
+        "steps": first.get("steps"),
+        "seconds": [training.get("seconds") for training in trainings],
+        "parameters": total,
+        "trained_parameters": total and total - first["frozen_parameters"],
+        "backbones": sources,
+        "without_weights": missing,
     }
 
 
@@ -337,14 +390,15 @@ def render(tables: dict) -> str:
         "far CKS is ahead: 95 % interval and p of a paired bootstrap over dialogues. It holds for "
         "these trained models; how much another seed would change stands behind ±.",
         "",
-        "† without the weights it is published with: its trunk starts from scratch, so that the "
-        "row says little of the method.",
+        "† without the pretrained weights it is published with: what stands in for them starts "
+        "from scratch (see the last table), so that the row says little of the method.",
     ]
     for number, (rows, splits) in enumerate(((TABLE_1, SPLITS), (TABLE_2, SPLITS)), start=1):
         for split in splits:
             lines += ["", f"## Table {number}: {split}", ""]
             lines += _table(rows, split, tables)
     lines += ["", *(f"Note: {note}" for note in tables["published"]["notes"]), ""]
+    lines += ["## What each model was trained with", "", *_trainings(tables), ""]
     return "\n".join(lines)
 
 
@@ -374,6 +428,36 @@ def _table(rows: tuple[Model, ...], split: str, tables: dict) -> list[str]:
         against = about.get("against_cks", {}).get(split)
         ahead = [_ahead(against[figure]) if against else "-" for figure in TESTED]
         lines.append(_row([title, *cells, *ahead, shown]))
+    return lines
+
+
+def _trainings(tables: dict) -> list[str]:
+    """Give each model's budget and what it started from; say where the budgets differ."""
+    head = ["model", "epochs", "batch", "steps", "seconds", "trained parameters", "all", "from"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    budgets = set()
+    for about in tables["models"].values():
+        if "backbones" not in about:
+            continue
+        budgets.add((about["epochs"], about["batch"], about["steps"]))
+        seconds = [value for value in about["seconds"] if value is not None]
+        parts = [f"{part} {name}" for part, name in about["backbones"].items() if name]
+        if about["without_weights"]:
+            parts.append(f"from scratch, without {about['without_weights']}")
+        cells = [
+            *(about[field] for field in ("epochs", "batch", "steps")),
+            f"{statistics.mean(seconds):.0f}" if seconds else None,
+            *(
+                about[field] and f"{about[field] / 1e6:.1f} M"
+                for field in ("trained_parameters", "parameters")
+            ),
+            ", ".join(parts),
+        ]
+        lines.append(
+            _row([about["title"], *("-" if cell is None else str(cell) for cell in cells)])
+        )
+    if len(budgets) > 1:
+        lines += ["", "The models did not get the same budget: compare their rows with care."]
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -92,12 +93,20 @@ def paired_bootstrap(
     _, groups = np.unique(np.asarray(dialogues)[counted], return_inverse=True)
     sums = np.bincount(groups, weights=difference)
     sizes = np.bincount(groups)
-    draws = np.random.default_rng(seed)
-    chosen = draws.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)
-    means = (chosen @ sums) / (chosen @ sizes)
+    totals = _draw(len(sizes), resamples, seed) @ np.stack([sums, sizes], 1).astype(np.float32)
+    means = totals[:, 0] / totals[:, 1]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     beyond = min((means <= 0).sum(), (means >= 0).sum())
     p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
     return Difference(
         float(difference.mean()), float(low), float(high), float(p), len(difference), len(sizes)
     )
+
+
+# A table compares many rankers on the same samples, and drawing takes longer than comparing.
+@lru_cache(maxsize=4)
+def _draw(dialogues: int, resamples: int, seed: int) -> np.ndarray:
+    """Draw dialogues with replacement; give how often each was drawn, (resamples, dialogues)."""
+    shares = np.full(dialogues, 1 / dialogues)
+    drawn = np.random.default_rng(seed).multinomial(dialogues, shares, size=resamples)
+    return drawn.astype(np.float32)
