@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
 
     _thaw_scratch(training, backbones)
     data = load_prepared(options.data, options.language)
-    arguments = _training_arguments(options.output, training)
+    arguments = training_arguments(options.output, training)
     set_seed(arguments.seed)
     train = data.splits["train"]
     texts = _texts(train) if None in (backbones["text"], backbones["bert"]) else []
@@ -200,9 +200,9 @@ def main(argv: list[str] | None = None) -> int:
         data.splits["validation"],
         callbacks=callbacks,
     )
-    identity = _identity(recipe, backbones, data.fingerprint)
+    identity = run_identity(recipe, backbones, data.fingerprint)
     with arguments.main_process_first():
-        checkpoint = _last_checkpoint(options.output, identity, options.restart, trainer)
+        checkpoint = last_checkpoint(options.output, identity, options.restart, trainer)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.monotonic() - start
@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
             _cli.evidence(
                 recipe=recipe,
                 recipe_file=options.recipe.name,
-                backbones={name: _shown(value) for name, value in backbones.items()},
+                backbones={name: shown_name(value) for name, value in backbones.items()},
                 data={"fingerprint": data.fingerprint, "language": options.language},
                 seed=arguments.seed,
                 seconds=round(seconds, 1),
@@ -252,7 +252,8 @@ def _thaw_scratch(training: dict, backbones: Mapping) -> None:
                 print(f"{beginning} starts from scratch and is trained, not frozen")
 
 
-def _training_arguments(output: Path, training: Mapping) -> CKSTrainingArguments:
+def training_arguments(output: Path, training: Mapping) -> CKSTrainingArguments:
+    """Read the recipe's section `training`, with what all recipes share filled in."""
     fields = {
         "output_dir": str(output / "checkpoints"),
         "eval_strategy": "epoch",
@@ -299,13 +300,13 @@ def _extract(processor, data) -> None:
             bar.update(len(part))
 
 
-def _identity(recipe: Mapping, backbones: Mapping, fingerprint: str) -> str:
+def run_identity(recipe: Mapping, backbones: Mapping, fingerprint: str) -> str:
     """Hash what a checkpoint must have in common with this run to be gone on from."""
     text = json.dumps([recipe, backbones, fingerprint], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _last_checkpoint(output: Path, identity: str, restart: bool, trainer: CKSTrainer) -> str | None:
+def last_checkpoint(output: Path, identity: str, restart: bool, trainer: CKSTrainer) -> str | None:
     """Find the checkpoint to go on from, and refuse one of another recipe or other data."""
     folder, mark = output / "checkpoints", output / "checkpoints" / "run.json"
     if trainer.is_world_process_zero() and restart:
@@ -320,7 +321,7 @@ def _last_checkpoint(output: Path, identity: str, restart: bool, trainer: CKSTra
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
-def _shown(value: str | None) -> str | None:
+def shown_name(value: str | None) -> str | None:
     """Name a checkpoint without this machine's paths."""
     return Path(value).name if value and Path(value).exists() else value
 

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.seed is not None:
         training["seed"] = options.seed
     data = load_prepared(options.data, options.language)
-    arguments = cks_training._training_arguments(options.output, training)
+    arguments = cks_training.training_arguments(options.output, training)
     set_seed(arguments.seed)
     sources = {
         "text": options.text or recipe.get("backbones", {}).get("text"),
@@ -85,11 +85,11 @@ def main(argv: list[str] | None = None) -> int:
         NegativeSampler(inventory.ids, inventory.emotions, arguments.seed),
     )
     trainer = BaselineTrainer(baseline, arguments, samples, data.splits["validation"])
-    identity = cks_training._identity(
+    identity = cks_training.run_identity(
         {"kind": options.kind, "own": own, "training": training}, sources, data.fingerprint
     )
     with arguments.main_process_first():
-        checkpoint = cks_training._last_checkpoint(
+        checkpoint = cks_training.last_checkpoint(
             options.output, identity, options.restart, trainer
         )
     start = time.monotonic()
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
             _cli.evidence(
                 recipe=recipe,
                 recipe_file=options.recipe.name,
-                backbones={name: cks_training._shown(value) for name, value in sources.items()},
+                backbones={name: cks_training.shown_name(value) for name, value in sources.items()},
                 data={"fingerprint": data.fingerprint, "language": options.language},
                 seed=arguments.seed,
                 seconds=round(seconds, 1),
