@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The six baselines of the paper's table 1, each on transformers' own classes."""
+"""Baselines of the paper's table 1, each on transformers' own classes."""
 
 from __future__ import annotations
 
