@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from .evaluation.evaluator import RankerOutput
@@ -51,7 +52,9 @@ class CKSRanker:
 
     @torch.no_grad()
     def rank(self, rows: Sequence[dict]) -> RankerOutput:
-        """Score the candidates of each row; emotions given the answer and given the top one.
+        """Score the candidates and weigh the utterances of each row.
+
+        The emotions are given both ways: with the answer, and with the top sticker.
 
         Raises:
             ValueError: if a row's answer is not among its candidates.
@@ -74,11 +77,20 @@ class CKSRanker:
             given_top = emotions[numbers, rank(scores)[:, 0].numpy()]
             answers = [row["candidates"].index(row["sticker_id"]) for row in rows]
             given_answer = emotions[numbers, answers]
+        weights = None
+        if output.utterance_weights is not None:
+            weights = []
+            for row, read in zip(rows, output.utterance_weights.float().cpu().numpy(), strict=True):
+                # What the collator left out, the oldest utterances, weighs nothing.
+                length = len(row["utterances"])
+                newest = read[: min(length, self.collator.processor.max_utterances)]
+                weights.append(np.pad(newest, (length - len(newest), 0)))
         lengths = [len(row["candidates"]) for row in rows]
         return RankerOutput(
             [row[:length].numpy() for row, length in zip(scores, lengths, strict=True)],
             given_answer,
             given_top,
+            weights,
         )
 
     @torch.no_grad()

@@ -29,11 +29,14 @@ class RankerOutput:
         emotion_given_answer: (B, C) scores of the emotions given the dialogue and the right
             sticker (MOD's task 3), or None for a ranker without an emotion head.
         emotion_given_top: (B, C), the same given the ranker's own top sticker, or None.
+        utterance_weights: B arrays (T_i,), how emotional each utterance of the row is to the
+            present turn, zero where it was not read, or None for a ranker that does not say.
     """
 
     scores: list[np.ndarray]
     emotion_given_answer: np.ndarray | None = None
     emotion_given_top: np.ndarray | None = None
+    utterance_weights: list[np.ndarray] | None = None
 
 
 class Ranker(Protocol):
