@@ -24,6 +24,13 @@ SETTINGS = {
         "settings": {"max_dialogue_tokens": 24},
         "scratch": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 40},
     },
+    "fromage": {
+        "settings": {"max_dialogue_tokens": 24, "shared_size": 20, "zero_shot": False},
+        "scratch": {
+            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64,
+            "max_position_embeddings": 40, "init_std": 0.2,
+        },
+    },
 }
 
 

@@ -12,6 +12,7 @@ BASELINES = {
     "clip": ("clip", "ClipBaseline"),
     "mod_gpt": ("mod_gpt", "ModGptBaseline"),
     "mmbert": ("mmbert", "MmbertBaseline"),
+    "fromage": ("fromage", "FromageBaseline"),
 }
 """Each kind's module and class."""
 

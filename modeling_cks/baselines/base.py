@@ -82,6 +82,11 @@ class Baseline(nn.Module, ABC):
         return next(self.parameters()).device
 
     @property
+    def trains(self) -> bool:
+        """Whether any of its parameters learns; otherwise it is judged as it comes."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
     def inventory(self) -> StickerInventory:
         """The stickers it ranks; ValueError until [`use_stickers`] was called."""
         if self._inventory is None:
