@@ -384,18 +384,19 @@ class CKSModel(CKSPreTrainedModel):
         if self.config.sticker_history and history is not None:
             last = (utterances >= 0).sum(1, keepdim=True) - 1
             own = speaker_ids == speaker_ids.gather(1, last)
-            # Few turns carry a sticker: those that do move to the front, the rest is cut off.
-            shown = history >= 0
-            order = (
-                (~shown).long().argsort(dim=1, stable=True)[:, : max(int(shown.sum(1).max()), 1)]
-            )
-            history, own = history.gather(1, order), own.gather(1, order)
+            history, own = self._cut_history(history, own)
             stickers = sticker_embeds[history.clamp(min=0)]
             dialogue.append((encoder.embed_history(stickers, own), history >= 0))
         ocr = None
         if self.config.use_ocr:
             ocr = (encoder.embed_tokens(ocr_input_ids, "ocr"), ocr_attention_mask.bool())
         return _Sequence(dialogue, ocr)
+
+    def _cut_history(self, history: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Move the few turns (B, T) that carry a sticker to the front and cut off the rest."""
+        shown = history >= 0
+        order = (~shown).long().argsort(dim=1, stable=True)[:, : max(int(shown.sum(1).max()), 1)]
+        return history.gather(1, order), own.gather(1, order)
 
     def _fuse(
         self, sequence: _Sequence, dialogues: Tensor, stickers: Tensor, visual: Tensor
@@ -421,23 +422,30 @@ class CKSModel(CKSPreTrainedModel):
             shares = output.contrastive_logits.float().softmax(-1)
             scores = scores + self.config.itc_weight * shares
         if sequence is not None:
-            dialogues = torch.nonzero(real)[:, 0]
-            stickers = candidates[real]
-            passes = [
-                self._fuse(sequence, *pairs, output.sticker_embeds[pairs[1]])
-                for pairs in zip(
-                    dialogues.split(_PAIRS_A_PASS), stickers.split(_PAIRS_A_PASS), strict=True
-                )
-            ]
-            match, emotion = (
-                None if parts[0] is None else torch.cat(parts)
-                for parts in zip(*passes, strict=True)
+            output.match_logits, output.candidate_emotion_logits = self._judge(
+                sequence, candidates, output.sticker_embeds
             )
-            output.match_logits = _unflatten(match, real)
-            output.candidate_emotion_logits = _unflatten(emotion, real)
-            if match is not None:
+            if output.match_logits is not None:
                 scores = scores + output.match_logits.float().softmax(-1)[..., 1]
         output.scores = scores.masked_fill(~real, float("-inf"))
+
+    def _judge(
+        self, sequence: _Sequence, candidates: Tensor, sticker_embeds: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Judge all candidates (B, N): match (B, N, 2), emotion (B, N, C), zero on padding."""
+        real = candidates >= 0
+        dialogues = torch.nonzero(real)[:, 0]
+        stickers = candidates[real]
+        passes = [
+            self._fuse(sequence, *pairs, sticker_embeds[pairs[1]])
+            for pairs in zip(
+                dialogues.split(_PAIRS_A_PASS), stickers.split(_PAIRS_A_PASS), strict=True
+            )
+        ]
+        match, emotion = (
+            None if parts[0] is None else torch.cat(parts) for parts in zip(*passes, strict=True)
+        )
+        return _unflatten(match, real), _unflatten(emotion, real)
 
     def _add_losses(
         self,
