@@ -75,7 +75,7 @@ TABLE_1 = (
     Model("mod_gpt", "MOD-GPT", "mod_gpt", weights="openai-community/gpt2"),
     Model("mmbert", "MMBERT", "mmbert"),
     Model("blip2", "BLIP-2", "blip2", weights="Salesforce/blip2-itm-vit-g"),
-    Model("fromage", "FROMAGe", "fromage", weights="facebook/opt-6.7b"),
+    Model("fromage", "FROMAGe", "fromage", weights="facebook/opt-6.7b and its maps"),
     CKS,
 )
 TABLE_2 = (
@@ -348,10 +348,13 @@ def _about(model: Model, trainings: list[dict]) -> dict:
         scratch = [part for part in ("text", "bert", "vision") if sources.get(part, "") is None]
         missing = ", ".join(scratch) or None
     total = (first.get("parameters") or {}).get("total")
+    # A model that is judged as it comes spent nothing of the budget.
+    zero_shot = first.get("steps") == 0
     return {
         "machine": first.get("machine"),
-        "epochs": fields.get("num_train_epochs"),
-        "batch": fields.get("per_device_train_batch_size"),
+        "zero_shot": zero_shot,
+        "epochs": None if zero_shot else fields.get("num_train_epochs"),
+        "batch": None if zero_shot else fields.get("per_device_train_batch_size"),
         "steps": first.get("steps"),
         "seconds": [training.get("seconds") for training in trainings],
         "parameters": total,
@@ -426,7 +429,8 @@ def _table(rows: tuple[Model, ...], split: str, tables: dict) -> list[str]:
         if about is None:
             lines.append(_row([model.title, *["not run"] * len(FIGURES), "-", "-", shown]))
             continue
-        title = model.title + (" †" if about.get("without_weights") else "")
+        title = model.title + (", zero-shot" if about.get("zero_shot") else "")
+        title += " †" if about.get("without_weights") else ""
         if len(about["seeds"]) < len(about["asked_seeds"]):
             title += f" ({len(about['seeds'])} of {len(about['asked_seeds'])} seeds)"
         cells = [_figure(about["splits"][split].get(figure)) for figure in FIGURES]
@@ -444,7 +448,8 @@ def _trainings(tables: dict) -> list[str]:
     for about in tables["models"].values():
         if "backbones" not in about:
             continue
-        budgets.add((about["epochs"], about["batch"], about["steps"]))
+        if not about["zero_shot"]:
+            budgets.add((about["epochs"], about["batch"], about["steps"]))
         seconds = [value for value in about["seconds"] if value is not None]
         parts = [f"{part} {name}" for part, name in about["backbones"].items() if name]
         if about["without_weights"]:

@@ -2,7 +2,8 @@
 """Train a baseline by a recipe, on the samples, negatives and budget that CKS gets.
 
 Goes on from its last checkpoint when run again. The recipe's section `baselines` may say, for each
-kind, `checkpoint`, `scratch`, `settings`, `freeze` and `training`.
+kind, `text`, `vision` (where a baseline wants others than the rest), `checkpoint`, `scratch`,
+`settings`, `freeze` and `training`. A baseline of which nothing learns is saved as it comes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from modeling_cks.baselines import BASELINES, baseline_class
 from modeling_cks.baselines.trainer import BaselineTrainer
 from modeling_cks.training import TrainingSamples
 
-_FIELDS = ("checkpoint", "scratch", "settings", "freeze", "training")
+_FIELDS = ("text", "vision", "checkpoint", "scratch", "settings", "freeze", "training")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -66,9 +67,12 @@ def main(argv: list[str] | None = None) -> int:
     data = load_prepared(options.data, options.language)
     arguments = cks_training.training_arguments(options.output, training)
     set_seed(arguments.seed)
+    shared = recipe.get("backbones", {})
     sources = {
-        "text": options.text or recipe.get("backbones", {}).get("text"),
-        "vision": options.vision or recipe.get("backbones", {}).get("vision"),
+        # --text and --vision name what all models of a table start from, so a baseline's own goes
+        # before them; --checkpoint is its own.
+        "text": own.get("text") or options.text or shared.get("text"),
+        "vision": own.get("vision") or options.vision or shared.get("vision"),
         "checkpoint": options.checkpoint or own.get("checkpoint"),
     }
     baseline = baseline_class(options.kind).build(
@@ -93,7 +97,8 @@ def main(argv: list[str] | None = None) -> int:
             options.output, identity, options.restart, trainer
         )
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if baseline.trains:
+        trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.monotonic() - start
     if trainer.is_world_process_zero():
         baseline.save_pretrained(options.output)
@@ -114,8 +119,9 @@ def main(argv: list[str] | None = None) -> int:
                 history=trainer.state.log_history,
             ),
         )
+        done = f"trained {trainer.state.global_step} steps in {seconds:.0f} s"
         print(
-            f"trained {trainer.state.global_step} steps in {seconds:.0f} s; the model is in "
+            f"{done if baseline.trains else 'not trained (zero-shot)'}; the model is in "
             f"{options.output}"
         )
     return 0

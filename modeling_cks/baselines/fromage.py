@@ -285,7 +285,7 @@ def _read_maps(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
             if isinstance(value, Tensor)
         }
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"{path}: cannot be loaded as tensors alone ({reason})") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: holds no state_dict of tensors") from error

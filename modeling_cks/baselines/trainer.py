@@ -35,7 +35,9 @@ class BaselineTrainer(Trainer):
         **kwargs,
     ):
         args.remove_unused_columns = False
-        self.frozen_parameters = freeze(model, args.freeze)
+        freeze(model, args.freeze)
+        # Baselines freeze parts of their own as well.
+        self.frozen_parameters = sum(p.numel() for p in model.parameters() if not p.requires_grad)
         super().__init__(
             model, args, data_collator=model.collate, train_dataset=train_dataset,
             eval_dataset=eval_dataset, **kwargs,

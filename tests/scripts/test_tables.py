@@ -226,6 +226,12 @@ def test_budgets_and_beginnings_are_told(tables, tmp_path):
     trained(tables, tmp_path, "mmbert", 0, recipe=recipe)
     page = tables.render(tables.collect(tmp_path, [0, 1], "f"))
     assert "| MMBERT | 9 | 5 |" in page and "did not get the same budget" in page
+    trained(tables, tmp_path, "mmbert", 0)
+    cell(tables, tmp_path, "fromage", 0, [3, 2, 1])
+    trained(tables, tmp_path, "fromage", 0, steps=0, frozen_parameters=3_000_000)
+    page = tables.render(tables.collect(tmp_path, [0], "f"))
+    assert "| FROMAGe, zero-shot † |" in page and "same budget" not in page
+    assert "| FROMAGe | - | - | 0 | 60 | 0 | 3.0 M |" in page
     trained(tables, tmp_path, "mmbert", 0, fingerprint="g")
     with pytest.raises(
         ValueError, match=r"mmbert-seed0\.training\.json: was trained on other data"
