@@ -123,9 +123,9 @@ class MultimodalEncoder(nn.Module):
             removed.
         """
         first, mask = parts[0]
-        head = self.head_token.to(first.dtype).expand(len(first), 1, -1)
+        head = self.head_token.to(first.dtype).expand(first.shape[0], 1, -1)
         hidden = torch.cat([head, *(embeds for embeds, _ in parts)], dim=1)
-        mask = torch.cat([mask.new_ones(len(mask), 1), *(part for _, part in parts)], dim=1)
+        mask = torch.cat([mask.new_ones(mask.shape[0], 1), *(part for _, part in parts)], dim=1)
         attention_mask = mask.bool()[:, None, None, :]
         for layer in self.layers:
             hidden = layer(hidden, attention_mask)

@@ -85,7 +85,7 @@ class UtteranceExtractor(nn.Module):
         """
         states = self.encode_states(utterance_embeds, utterance_mask)
         last = utterance_mask.sum(1) - 1
-        rows = torch.arange(len(last), device=last.device)
+        rows = torch.arange(last.shape[0], device=last.device)
         if not self.use_keue:
             return self.state_projection(states[rows, last]), None
 
