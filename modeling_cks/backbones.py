@@ -193,7 +193,7 @@ def load_text(name_or_path: str | os.PathLike) -> tuple[PreTrainedModel, PreTrai
         raise ValueError(f"{wanted} (this tokenizer has no [CLS] or no padding token)")
     if model.config.is_encoder_decoder or not hasattr(model, "embeddings"):
         raise ValueError(f"{wanted} (this is a {model.config.model_type} model)")
-    _check_loaded(model, info, wanted, may_miss="pooler.")
+    check_loaded(model, info, wanted, may_miss="pooler.")
     model.pooler = None
     _add_speakers(model, tokenizer)
     return model.eval(), tokenizer
@@ -225,7 +225,7 @@ def load_vision(name_or_path: str | os.PathLike) -> tuple[CLIPVisionModel, CLIPI
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{wanted} ({_first_line(error)})") from error
-    _check_loaded(model, info, wanted)
+    check_loaded(model, info, wanted)
     try:
         image_processor = CLIPImageProcessor.from_pretrained(name)
     except OSError:
@@ -434,10 +434,20 @@ def _add_speakers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         model.get_input_embeddings().weight[ids] = mean
 
 
-def _check_loaded(
+def check_loaded(
     model: nn.Module, info: Mapping, wanted: str, may_miss: str | None = None
 ) -> None:
-    """Refuse a load that invented weights or left a part of the encoder behind."""
+    """Refuse a load that invented weights or left a part of the encoder behind.
+
+    Args:
+        model: what `from_pretrained` gave.
+        info: what it gave beside it with `output_loading_info=True`.
+        wanted: the beginning of the message.
+        may_miss: how the names of weights begin that may start anew.
+
+    Raises:
+        ValueError: naming one of the weights.
+    """
     missing = [k for k in info["missing_keys"] if may_miss is None or not k.startswith(may_miss)]
     # Heads and the other tower are rightly left over; what belongs to a part that the model has
     # (say, a layer more than its configuration says) is not.

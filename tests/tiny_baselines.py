@@ -19,6 +19,10 @@ from modeling_cks.training import TrainingSamples
 
 SETTINGS = {
     "clip": {"settings": {"context": "dialogue", "max_tokens": 24}},
+    "vilt": {
+        "settings": {"max_dialogue_tokens": 24, "max_ocr_tokens": 8, "ocr": "none"},
+        "scratch": {"initializer_range": 0.2},
+    },
     "mmbert": {"settings": {"max_dialogue_tokens": 24, "max_ocr_tokens": 8, "ocr": "none"}},
     "mod_gpt": {
         "settings": {"max_dialogue_tokens": 24},

@@ -10,6 +10,7 @@ from .base import Baseline, read_record
 
 BASELINES = {
     "clip": ("clip", "ClipBaseline"),
+    "vilt": ("vilt", "ViltBaseline"),
     "mod_gpt": ("mod_gpt", "ModGptBaseline"),
     "mmbert": ("mmbert", "MmbertBaseline"),
     "fromage": ("fromage", "FromageBaseline"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -261,6 +261,37 @@ def distinct_stickers(rows: Sequence[dict], inventory: StickerInventory) -> dict
     return places
 
 
+class StickerMemory:
+    """What an encoder makes of each sticker, made once for all of them until told to forget.
+
+    Args:
+        encode: takes pixels (S, 3, n, n) to a tensor with a row for each of them.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor]):
+        self.encode = encode
+        self._known: Tensor | None = None
+
+    def forget(self) -> None:
+        """Drop it all, as after a change of weights or stickers."""
+        self._known = None
+
+    def recall(
+        self, inventory: StickerInventory, places: Sequence[int], device: torch.device
+    ) -> Tensor:
+        """Give the rows of the stickers at `places`, without gradients."""
+        if self._known is None:
+            with torch.no_grad():
+                self._known = torch.cat(
+                    [
+                        self.encode(inventory.pixel_values(chunk.tolist()).to(device))
+                        for chunk in torch.arange(len(inventory)).split(64)
+                    ]
+                )
+        self._known = self._known.to(device)
+        return self._known[torch.as_tensor(list(places), dtype=torch.long, device=device)]
+
+
 class StickerFeatures(nn.Module):
     """CLIP's pooled features of stickers; while CLIP is frozen each sticker is encoded once.
 
@@ -271,7 +302,7 @@ class StickerFeatures(nn.Module):
     def __init__(self, config: PretrainedConfig):
         super().__init__()
         self.clip = AutoModel.from_config(config)
-        self._known: Tensor | None = None
+        self._memory = StickerMemory(self._encode)
 
     @property
     def frozen(self) -> bool:
@@ -280,26 +311,17 @@ class StickerFeatures(nn.Module):
 
     def forget(self) -> None:
         """Drop the features, as after a change of weights or stickers."""
-        self._known = None
+        self._memory.forget()
 
     def forward(self, inventory: StickerInventory, places: Sequence[int]) -> Tensor:
         """Give the features (len(places), hidden) of the stickers at `places`."""
         device = next(self.clip.parameters()).device
         if self.training and not self.frozen:
-            return self._encode(inventory, places)
-        if self._known is None:
-            with torch.no_grad():
-                parts = [
-                    self._encode(inventory, range(start, min(start + 64, len(inventory))))
-                    for start in range(0, len(inventory), 64)
-                ]
-            self._known = torch.cat(parts)
-        self._known = self._known.to(device)
-        return self._known[torch.as_tensor(list(places), dtype=torch.long, device=device)]
+            return self._encode(inventory.pixel_values(places).to(device))
+        return self._memory.recall(inventory, places, device)
 
-    def _encode(self, inventory: StickerInventory, places: Sequence[int]) -> Tensor:
-        device = next(self.clip.parameters()).device
-        return self.clip(pixel_values=inventory.pixel_values(places).to(device)).pooler_output
+    def _encode(self, pixels: Tensor) -> Tensor:
+        return self.clip(pixel_values=pixels).pooler_output
 
 
 def emotion_targets(rows: Sequence[dict]) -> Tensor:
