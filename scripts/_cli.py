@@ -37,10 +37,16 @@ def run_main(main: Callable[[list[str] | None], int | None]) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON beside `path`, then rename, so that no half file looks whole."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` beside `path`, then rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.write_bytes(content)
     beside.replace(path)
 
 
