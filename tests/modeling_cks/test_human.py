@@ -105,13 +105,9 @@ def test_agreement_is_what_the_definition_gives(criterion):
     draw = np.random.default_rng(7)
     scale = len(CRITERIA[criterion].scale)
     truth = draw.choice(scale, 30, p=[0.6, 0.4] if scale == 2 else [0.6, 0.1, 0.3])
-    table = [
-        [
-            None if draw.random() < 0.15 else int(v if draw.random() < 0.6 else draw.integers(scale))
-            for v in truth
-        ]
-        for _ in range(4)
-    ]  # fmt: skip
+    noise = draw.integers(scale, size=(4, 30))
+    table = np.where(draw.random((4, 30)) < 0.6, truth, noise).astype(object)
+    table[draw.random((4, 30)) < 0.15] = None
     found = agreement(rated(criterion, *table), criterion)["alpha"]
     assert found == pytest.approx(naive_alpha(table, ordinal=scale == 3))
     assert 0.1 < found < 0.9
