@@ -189,6 +189,7 @@ class CKSModel(CKSPreTrainedModel):
         dialogue_attention_mask: Tensor | None = None,
         history: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        clip_embeds: Tensor | None = None,
         sticker_embeds: Tensor | None = None,
         ocr_input_ids: Tensor | None = None,
         ocr_attention_mask: Tensor | None = None,
@@ -216,7 +217,9 @@ class CKSModel(CKSPreTrainedModel):
             history: (B, T), for each utterance the place among the S stickers of the sticker it
                 carried, -1 for none.
             pixel_values: (S, 3, n, n), each distinct sticker once.
-            sticker_embeds: (S, D), unbiased features where they are known; takes its place.
+            clip_embeds: (S, hidden), CLIP's class-token features where they are known, as of a
+                frozen CLIP; pixels are then read only where CIM redraws their style.
+            sticker_embeds: (S, D), unbiased features where they are known; takes the place of both.
             ocr_input_ids, ocr_attention_mask: (S, Lo), the words on each sticker.
             sticker_ids: (S,), a number for each sticker that all processes agree on; needed only
                 to train over several processes.
@@ -231,13 +234,15 @@ class CKSModel(CKSPreTrainedModel):
         """
         self._check_inputs(locals())
         # Features come in the precision in which they were stored, pixels in float32.
-        pixel_values, sticker_embeds, utterance_embeds, knowledge = (
+        pixel_values, clip_embeds, sticker_embeds, utterance_embeds, knowledge = (
             None if given is None else given.to(self.dtype)
-            for given in (pixel_values, sticker_embeds, utterance_embeds, knowledge)
+            for given in (pixel_values, clip_embeds, sticker_embeds, utterance_embeds, knowledge)
         )
         visual = augmented = None
         if sticker_embeds is None:
-            visual, augmented, sticker_embeds = self.visual_extractor(pixel_values)
+            visual, augmented, sticker_embeds = self.visual_extractor(
+                pixel_values, clip_embeds
+            )
         if utterance_embeds is None:
             utterance_embeds = self.encode_utterances(utterance_input_ids, utterance_attention_mask)
         dialogue_embeds, weights = self.encode_dialogue(
@@ -330,8 +335,8 @@ class CKSModel(CKSPreTrainedModel):
         if given["utterance_embeds"] is None:
             need("utterance_input_ids", "(or `utterance_embeds`)")
             need("utterance_attention_mask", "beside `utterance_input_ids`")
-        if given["sticker_embeds"] is None:
-            need("pixel_values", "(or `sticker_embeds`)")
+        if given["sticker_embeds"] is None and given["clip_embeds"] is None:
+            need("pixel_values", "(or `clip_embeds`, or `sticker_embeds`)")
         config = self.config
         if config.use_keue and config.use_knowledge:
             need(
@@ -353,7 +358,8 @@ class CKSModel(CKSPreTrainedModel):
             if config.use_itc and config.logq_correction:
                 need("positive_shares", "to compute its losses (logq_correction=True)")
             if config.use_cim or (config.use_itm and config.negative_visual == "clip"):
-                need("pixel_values", "to compute its losses")
+                if config.use_cim or given["clip_embeds"] is None:
+                    need("pixel_values", "to compute its losses")
                 if given["sticker_embeds"] is not None:
                     raise ValueError(
                         "CKSModel needs `pixel_values` alone, without `sticker_embeds`, to "

@@ -114,8 +114,8 @@ class VisualExtractor(nn.Module):
         self.output = nn.Linear(parts * config.embed_size, config.embed_size)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Return CLIP's class-token features (S, D) of normalised pixels (S, 3, n, n)."""
-        return self.clip_projection(self.clip(pixel_values=pixel_values).pooler_output)
+        """Return CLIP's class-token features (S, hidden) of normalised pixels (S, 3, n, n)."""
+        return self.clip(pixel_values=pixel_values).pooler_output
 
     def unbiased(self, visual: Tensor, augmented: Tensor) -> Tensor:
         """Fuse v~ and v^ into the unbiased feature v (S, D) of section 4.2.3."""
@@ -124,16 +124,24 @@ class VisualExtractor(nn.Module):
             parts.append(augmented)
         return self.output(torch.cat(parts, dim=-1))
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, pixel_values: Tensor | None, clip_embeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode distinct stickers (S, 3, n, n).
+
+        Args:
+            pixel_values: (S, 3, n, n), as CLIP wants them; may be None with `clip_embeds` where
+                no style is redrawn.
+            clip_embeds: (S, hidden), CLIP's class-token features where they are known.
 
         Returns:
             CLIP's feature, the feature v^ with the style randomised, and the unbiased feature,
             each (S, D). In evaluation the noise is its mean, zero: v^ is CLIP's feature itself
             and the image is encoded once.
         """
-        visual = self.encode_images(pixel_values)
-        augmented = visual
+        if clip_embeds is None:
+            clip_embeds = self.encode_images(pixel_values)
+        visual = augmented = self.clip_projection(clip_embeds)
         if self.use_cim and self.training:
-            augmented = self.encode_images(self.cim(pixel_values))
+            augmented = self.clip_projection(self.encode_images(self.cim(pixel_values)))
         return visual, augmented, self.unbiased(visual, augmented)

@@ -155,6 +155,8 @@ class CKSCollator:
         pixels: False leaves `pixel_values` out, where the stickers' features are known.
         features: gives the utterances' features where the encoder does not change (see
             [`CKSProcessor.encode_dialogues`]).
+        clip_embeds: (len(inventory), hidden), CLIP's features of all stickers where CLIP does not
+            change.
     """
 
     def __init__(
@@ -164,8 +166,10 @@ class CKSCollator:
         knowledge: bool = True,
         pixels: bool = True,
         features: Callable[[Sequence[tuple[int, str]]], Tensor] | None = None,
+        clip_embeds: Tensor | None = None,
     ):
         self.features = features
+        self.clip_embeds = clip_embeds
         self.processor = processor
         self.inventory = inventory
         self.knowledge = knowledge
@@ -206,6 +210,8 @@ class CKSCollator:
         distinct = list(places)
         batch["sticker_ids"] = torch.tensor(distinct)
         batch.update(self.inventory.words(distinct))
+        if self.clip_embeds is not None:
+            batch["clip_embeds"] = self.clip_embeds[distinct]
         if self.pixels:
             batch["pixel_values"] = self.inventory.pixel_values(distinct)
         return batch

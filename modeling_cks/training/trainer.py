@@ -8,6 +8,7 @@ from collections import defaultdict
 import torch
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
+from transformers.dynamic_module_utils import custom_object_save
 
 from ..evaluation.evaluator import evaluate_ranker
 from ..utterance_features import UtteranceFeatures
@@ -17,6 +18,8 @@ from .collator import CKSCollator, DialogueSampler, StickerInventory, TrainingSa
 _LOSSES = ("match_loss", "contrastive_loss", "emotion_loss", "triplet_loss")
 # What comes pretrained when it comes from a checkpoint; everything else starts from scratch.
 BACKBONES = ("text_encoder.", "visual_extractor.clip.", "multimodal_encoder.embeddings.")
+
+_STICKERS_A_PASS = 64
 
 
 class Epoch(TrainerCallback):
@@ -28,6 +31,19 @@ class Epoch(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         """Pass the number of the epoch on."""
         self.samples.set_epoch(int(state.epoch or 0))
+
+
+class WholeRepository(TrainerCallback):
+    """Add to each push what the library leaves out: the processor, and the code of the model."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def on_push_begin(self, args, state, control, model=None, **kwargs):
+        """Write them where the library takes from."""
+        if state.is_world_process_zero:
+            self.processor.save_pretrained(args.output_dir)
+            custom_object_save(model, args.output_dir)
 
 
 class CKSTrainer(Trainer):
@@ -76,6 +92,7 @@ class CKSTrainer(Trainer):
         self.frozen_parameters = frozen
         self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._steps = 0
+        self.add_callback(WholeRepository(processor))
         if isinstance(train_dataset, TrainingSamples):
             self.add_callback(Epoch(train_dataset))
 
@@ -139,7 +156,12 @@ class CKSTrainer(Trainer):
         return super()._get_train_sampler(train_dataset)
 
     def get_train_dataloader(self):
-        """Encode all training utterances once where their encoder is frozen, then load."""
+        """Encode once what frozen encoders read, utterances and stickers, then load."""
+        model = self.accelerator.unwrap_model(self.model)
+        extractor = model.visual_extractor
+        if not any(parameter.requires_grad for parameter in extractor.clip.parameters()):
+            self.data_collator.clip_embeds = _clip_embeds(extractor, self.inventory, model.device)
+            self.data_collator.pixels = extractor.use_cim
         if self.features is not None and isinstance(self.train_dataset, TrainingSamples):
             said = self.train_dataset.utterances(self.processor.max_utterances)
             hidden = self.args.disable_tqdm or not self.is_world_process_zero()
@@ -169,6 +191,22 @@ class CKSTrainer(Trainer):
                 **options,
             )
         return super().create_optimizer(*args, **kwargs)
+
+
+@torch.no_grad()
+def _clip_embeds(extractor, inventory: StickerInventory, device: torch.device) -> torch.Tensor:
+    """Return CLIP's features of all stickers (len(inventory), hidden), on the CPU."""
+    training = extractor.clip.training
+    extractor.clip.eval()
+    try:
+        return torch.cat(
+            [
+                extractor.encode_images(inventory.pixel_values(places.tolist()).to(device)).cpu()
+                for places in torch.arange(len(inventory)).split(_STICKERS_A_PASS)
+            ]
+        )
+    finally:
+        extractor.clip.train(training)
 
 
 def freeze(model: torch.nn.Module, beginnings: list[str]) -> int:

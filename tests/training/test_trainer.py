@@ -241,3 +241,26 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, fields):
     # What is logged is that of the whole batch, too.
     for name in PARTS:
         assert found[2][0][1][name] == pytest.approx(log[name], abs=2e-4), name
+
+
+def test_a_frozen_clip_sees_each_sticker_once_and_training_is_the_same(tmp_path, monkeypatch):
+    fields = {"freeze": ["visual_extractor.clip."], "max_steps": 3}
+    seen = []
+
+    def run(folder):
+        made = trainer(tmp_path, folder, **fields)
+        clip = made.model.visual_extractor.clip
+        clip.register_forward_pre_hook(
+            lambda module, given, named: seen.append(len(named["pixel_values"])), with_kwargs=True
+        )
+        made.train()
+        return made.model.state_dict()
+
+    known = run(tmp_path / "known")
+    # The whole inventory once, and in each step the restyled stickers alone.
+    assert seen[0] == 6 and len(seen) == 1 + 3
+    monkeypatch.setattr("modeling_cks.training.trainer._clip_embeds", lambda *given: None)
+    anew = run(tmp_path / "anew")
+    assert len(seen) == 1 + 3 + 2 * 3
+    for name, value in known.items():
+        torch.testing.assert_close(value, anew[name], atol=1e-6, rtol=0, msg=name)
