@@ -33,9 +33,15 @@ def contrastive_loss(
         A scalar, the mean of both directions; log B where all similarities are equal and all
         stickers differ.
     """
-    logits = logit_scale.exp() * (
-        F.normalize(dialogue_embeds, dim=-1) @ F.normalize(sticker_embeds, dim=-1).T
-    )
+    similarity = F.normalize(dialogue_embeds, dim=-1) @ F.normalize(sticker_embeds, dim=-1).T
+    return contrast(logit_scale.exp() * similarity, sticker_ids, log_shares)
+
+
+def contrast(logits: Tensor, sticker_ids: Tensor, log_shares: Tensor | None = None) -> Tensor:
+    """Symmetric InfoNCE over the logits (B, B) of dialogues, a row each, and their stickers.
+
+    See [`contrastive_loss`] for `sticker_ids`, `log_shares` and what is returned.
+    """
     same = sticker_ids[:, None] == sticker_ids[None, :]
     same.fill_diagonal_(False)
     logits = logits.masked_fill(same, float("-inf"))

@@ -28,6 +28,13 @@ SETTINGS = {
         "settings": {"max_dialogue_tokens": 24},
         "scratch": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 40},
     },
+    "blip2": {
+        "settings": {"max_dialogue_tokens": 24, "max_ocr_tokens": 8, "ocr": "none"},
+        "scratch": {
+            "num_query_tokens": 4, "image_text_hidden_size": 16,
+            "qformer_config": {"initializer_range": 0.2},
+        },
+    },
     "fromage": {
         "settings": {"max_dialogue_tokens": 24, "shared_size": 20, "zero_shot": False},
         "scratch": {

@@ -13,6 +13,7 @@ BASELINES = {
     "vilt": ("vilt", "ViltBaseline"),
     "mod_gpt": ("mod_gpt", "ModGptBaseline"),
     "mmbert": ("mmbert", "MmbertBaseline"),
+    "blip2": ("blip2", "Blip2Baseline"),
     "fromage": ("fromage", "FromageBaseline"),
 }
 """Each kind's module and class."""
