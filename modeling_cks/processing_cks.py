@@ -312,13 +312,17 @@ class CKSProcessor(ProcessorMixin):
         self._knowledge = extractor
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
-        """Save the processor; a COMET that lies in a folder is copied along."""
+        """Save the processor; a COMET that lies in a folder is copied along.
+
+        With `push_to_hub` it goes to the repository `repo_id` too; the other arguments are those
+        of the method of that name.
+        """
         comet = self.comet
         folder = self._comet_folder()
         if folder is not None:
             target = Path(save_directory) / _COMET_FOLDER
             if folder.resolve() != target.resolve():
-                shutil.copytree(folder, target, dirs_exist_ok=True)
+                shutil.copytree(folder, target, dirs_exist_ok=True, ignore=_all_but_files)
             self.comet = _EMBEDDED_COMET
         for tokenizer in (self.tokenizer, self.bert_tokenizer):
             # The last call's lengths, and where the tokenizer was loaded from: of this process,
@@ -328,9 +332,13 @@ class CKSProcessor(ProcessorMixin):
             for name in ("is_local", "local_files_only", "dtype"):
                 tokenizer.init_kwargs.pop(name, None)
         try:
-            return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+            saved = super().save_pretrained(save_directory)
         finally:
             self.comet = comet
+        if push_to_hub:
+            # Left to do it itself, the library would not see that COMET's folder is new.
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+        return saved
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -394,6 +402,11 @@ def is_one_dialogue(dialogues: Sequence) -> bool:
     if not isinstance(dialogues, Sequence):
         raise ValueError("a dialogue is a list of turns (strings, or mappings with `text`)")
     return len(dialogues) == 0 or isinstance(dialogues[0], (str, Mapping))
+
+
+def _all_but_files(place: str, names: list[str]) -> set[str]:
+    """Name what does not belong to a checkpoint: folders (other formats, caches), hidden files."""
+    return {name for name in names if name.startswith(".") or Path(place, name).is_dir()}
 
 
 def _read_numbered(dialogue, number: int) -> list[dict[str, Any]]:
