@@ -13,6 +13,8 @@ from dataset_mod.json_records import JSONRecords, ReleaseError
 from dataset_mod.schema import LANGUAGES
 
 DIALOGUES, RETRIEVAL, EMOTION = "dialogues", "task2", "task3"
+GENERATOR = "MOD-mini"
+"""What the truth beside a release that was drawn by code names as its origin."""
 IMAGE_SUFFIXES = (".gif", ".jpg", ".jpeg", ".png", ".webp")
 
 _LANGUAGE = {"e": "en", "en": "en", "english": "en"}
@@ -62,6 +64,15 @@ class Layout:
     def languages(self) -> list[str]:
         """Return the languages that have a training file."""
         return [lang for lang in LANGUAGES if self.find(lang, "train", DIALOGUES)]
+
+
+def is_mini_release(folder: str | os.PathLike) -> bool:
+    """Say whether a release is MOD-mini, by the truth that lies beside it."""
+    try:
+        truth = json.loads(Path(folder, "truth.json").read_text(encoding="utf-8"))
+        return truth["generator"] == GENERATOR
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def find_layout(folder: str | os.PathLike) -> Layout:

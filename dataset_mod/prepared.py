@@ -26,6 +26,7 @@ from datasets import (
     load_dataset,
 )
 
+from dataset_mod.layout import GENERATOR, is_mini_release
 from dataset_mod.release import Release, file_sha256, read_captions
 from dataset_mod.schema import (
     SCHEMA_VERSION,
@@ -75,16 +76,12 @@ def load_prepared(folder: str | os.PathLike, language: str | None = None) -> Pre
     Raises:
         ValueError: the folder is missing, not a prepared one, damaged, or lacks the language.
     """
-    statistics = _read_statistics(Path(folder))
+    # Checked here: `datasets` would serve an earlier, undamaged load from its cache.
+    statistics = verify_prepared(folder)
     language = language or statistics["languages"][0]
     if language not in statistics["languages"]:
         has = ", ".join(statistics["languages"])
         raise ValueError(f"{folder}: has no language {language!r}, only {has}")
-    for name, digest in statistics["files"].items():
-        path = Path(folder, name)
-        # Checked here: `datasets` would serve an earlier, undamaged load from its cache.
-        if not path.is_file() or file_sha256(path) != digest:
-            raise ValueError(f"{path}: missing or damaged; prepare {folder} again")
     # Absolute: a folder named "mod" is not the builder of that name.
     path = str(Path(folder).resolve())
     splits = load_dataset(path, language)
@@ -95,6 +92,93 @@ def load_prepared(folder: str | os.PathLike, language: str | None = None) -> Pre
     if found != wanted or splits[TRAIN].features != sample_features(emotions):
         raise ValueError(f"{folder}: {STATISTICS_FILE} and the tables disagree; prepare it again")
     return PreparedMod(splits, stickers, emotions, statistics, statistics["fingerprint"])
+
+
+def verify_prepared(folder: str | os.PathLike) -> dict:
+    """Check that a prepared folder is whole, and return its statistics.
+
+    Raises:
+        ValueError: the folder is missing, not a prepared one, or damaged.
+    """
+    statistics = read_statistics(folder)
+    for name, digest in statistics["files"].items():
+        path = Path(folder, name)
+        if not path.is_file() or file_sha256(path) != digest:
+            raise ValueError(f"{path}: missing or damaged; prepare {folder} again")
+    return statistics
+
+
+def reshard(
+    folder: str | os.PathLike, staging: str | os.PathLike, max_bytes: int
+) -> dict[str, Path]:
+    """Split the large Parquet files of a prepared folder into shards that its card's patterns find.
+
+    The same folder gives the same shards. The folder itself is not touched.
+
+    Args:
+        folder: the prepared folder.
+        staging: a folder for the shards, and for the statistics that name them.
+        max_bytes: no shard is larger, unless a single row is.
+
+    Returns:
+        Path in the folder -> file, for all tables and `statistics.json`.
+
+    Raises:
+        ValueError: the folder is not a prepared one.
+    """
+    folder, staging = Path(folder), Path(staging)
+    statistics = read_statistics(folder)
+    files, digests = {}, {}
+    for name, digest in statistics["files"].items():
+        path = folder / name
+        if path.stat().st_size <= max_bytes:
+            files[name], digests[name] = path, digest
+            continue
+        for shard in _split(path, staging / Path(name).parent, max_bytes):
+            place = shard.relative_to(staging).as_posix()
+            files[place], digests[place] = shard, file_sha256(shard)
+    files[STATISTICS_FILE] = folder / STATISTICS_FILE
+    if digests != statistics["files"]:
+        files[STATISTICS_FILE] = staging / STATISTICS_FILE
+        _write_json(files[STATISTICS_FILE], statistics | {"files": digests})
+    return files
+
+
+def _split(path: Path, output: Path, max_bytes: int) -> list[Path]:
+    output.mkdir(parents=True, exist_ok=True)
+    table = pq.ParquetFile(path, memory_map=True)
+    rows = table.metadata.num_rows
+    count = -(-path.stat().st_size // max_bytes)
+    while True:
+        size = max(1, -(-rows // count))
+        count = -(-rows // size)
+        stem = path.name.partition("-")[0]
+        shards = [output / f"{stem}-{n:05d}-of-{count:05d}.parquet" for n in range(count)]
+        batches = _rebatched(table, size)
+        for shard, part in zip(shards, batches, strict=True):
+            pq.write_table(part, shard)
+        if size == 1 or max(shard.stat().st_size for shard in shards) <= max_bytes:
+            return shards
+        # Rows differ in size, and each shard has a footer of its own.
+        for shard in shards:
+            shard.unlink()
+        count += 1
+
+
+def _rebatched(table: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:
+    """Yield tables of `rows` rows each, the last one of what is left."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in table.iter_batches(batch_size=min(rows, 1024)):
+        while count + batch.num_rows >= rows:
+            take = rows - count
+            yield pa.Table.from_batches([*held, batch.slice(0, take)])
+            held, count, batch = [], 0, batch.slice(take)
+        if batch.num_rows:
+            held.append(batch)
+            count += batch.num_rows
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def prepare(
@@ -285,6 +369,8 @@ def _statistics(
         "kind": _KIND,
         "schema_version": SCHEMA_VERSION,
         "fingerprint": digest.hexdigest(),
+        # None for a release that people wrote; only what is drawn by code is free of their terms.
+        "generator": GENERATOR if is_mini_release(first.root) else None,
         "languages": [release.language for release in releases],
         "emotions": first.emotions,
         "stickers": len(first.stickers),
@@ -389,7 +475,13 @@ def _info(features: Features, sizes: dict[str, tuple[int, int]]) -> DatasetInfo:
     return DatasetInfo(features=features, splits=splits)
 
 
-def _read_statistics(folder: Path) -> dict:
+def read_statistics(folder: str | os.PathLike) -> dict:
+    """Read what `statistics.json` of a prepared folder holds.
+
+    Raises:
+        ValueError: the folder is missing or not a prepared one of this schema.
+    """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset_mod.layout import GENERATOR, is_mini_release
 from dataset_mod.sampling import CANDIDATES, draw_candidates
 from dataset_mod.synthetic_drawing import STYLES, encode_sticker
 from dataset_mod.synthetic_faces import FACES, draw_sticker
@@ -128,7 +129,7 @@ def write_mini_release(
     _write_json(
         output_dir / "truth.json",
         {
-            "generator": "MOD-mini",
+            "generator": GENERATOR,
             "parameters": {
                 "seed": seed,
                 "dialogues": dialogues,
@@ -216,12 +217,7 @@ def _write_split(
 def _claim(output_dir: Path) -> None:
     """Make sure that the folder is ours to write, and clear an earlier release's stickers."""
     if output_dir.is_dir() and any(output_dir.iterdir()):
-        try:
-            truth = json.loads((output_dir / "truth.json").read_text(encoding="utf-8"))
-            ours = truth["generator"] == "MOD-mini"
-        except (OSError, ValueError, KeyError, TypeError):
-            ours = False
-        if not ours:
+        if not is_mini_release(output_dir):
             raise ValueError(f"{output_dir} is not empty and holds no MOD-mini to replace")
         for image in (output_dir / "supplementary" / "meme_set").glob("*"):
             image.unlink()
