@@ -7,13 +7,16 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint con
 PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo demo-page test check clean
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 demo: $(VENV)/.for-demo ## Train a small CKS on drawn stickers, let it choose, write a page of it.
 	$(BIN)/python scripts/demo.py
+
+demo-page: $(VENV)/.for-demo-page ## The same, then a page on 127.0.0.1 where the model answers you.
+	$(BIN)/python scripts/demo.py --serve
 
 test: $(VENV)/.for-test ## Run the tests (TESTS="-k ocr" hands pytest arguments).
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
@@ -34,8 +37,12 @@ $(VENV)/.for-demo: $(PINS) | $(BIN)/python
 	$(PIP) --editable .
 	@touch $@
 
+$(VENV)/.for-demo-page: $(PINS) | $(BIN)/python
+	$(PIP) --editable ".[demo]"
+	@touch $@
+
 $(VENV)/.for-test: $(PINS) | $(BIN)/python
-	$(PIP) --editable ".[dev,paddle]"
+	$(PIP) --editable ".[dev,paddle,demo]"
 	@touch $@
 
 $(VENV)/.for-check: $(PINS) | $(BIN)/python

@@ -3,7 +3,8 @@
 
 Writes MOD-mini, trains a small COMET and a small CKS on it, evaluates, loads the saved model in a
 fresh process, lets it choose stickers for three dialogues, and makes OUTPUT/index.html of it all.
-What an earlier run has done already is not done again.
+What an earlier run has done already is not done again. With --serve, the model then answers on a
+page on this machine (hub_cards/space), until it is stopped.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import base64
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -26,6 +28,7 @@ from pathlib import Path
 import _cli
 
 SCRIPTS = Path(__file__).resolve().parent
+SPACE_APP = SCRIPTS.parent / "hub_cards" / "space" / "app.py"
 TEMPLATE = "demo_page.html.j2"
 STATE = "demo.json"
 DIALOGUES = (300, 60, 60, 60)
@@ -34,6 +37,8 @@ TOP_STICKERS = 5
 PLATE_STICKERS = 3
 STYLE_DRAWS = 4
 COMET_SIZE = ("--d-model", "64", "--layers", "1", "--vocab-size", "2000", "--lr", "3e-3")
+# Nothing of the demo needs a network.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 # What MOD-mini's people talk about; `sticker` names a drawing of it.
 CONVERSATIONS = (
@@ -120,6 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         choose(args.output)
         return 0
     out = args.output
+    if args.serve and importlib.util.find_spec("gradio") is None:
+        raise ValueError("--serve needs gradio: pip install -c constraints.txt -e '.[demo]'")
     _claim(out, args.fresh)
     start = time.perf_counter()
     state = run_steps(steps(args), out)
@@ -129,9 +136,17 @@ def main(argv: list[str] | None = None) -> int:
     _cli.write_json(out / STATE, {**state, **_cli.evidence()})
     print(
         f"{state['this_run_seconds']:.0f} s ({state['total_seconds']:.0f} s with what was done "
-        f"before). The page: {(out / 'index.html').resolve()}"
+        f"before). The page: {(out / 'index.html').resolve()}",
+        flush=True,
     )
-    return 0
+    return serve(out / "model") if args.serve else 0
+
+
+def serve(model: Path) -> int:
+    """Open the Space's page for a model, to this machine alone, until it is stopped."""
+    alone = {**os.environ, **OFFLINE, "GRADIO_SERVER_NAME": "127.0.0.1"}
+    command = [sys.executable, str(SPACE_APP), "--model", str(model)]
+    return subprocess.run(command, env=alone, check=False).returncode
 
 
 def steps(args: argparse.Namespace) -> list[Step]:
@@ -398,8 +413,7 @@ def _run_script(name: str, arguments: Sequence[object], logs: Path) -> str:
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{Path(name).stem}.log"
     command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
-    # Nothing of the demo needs a network.
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    offline = {**os.environ, **OFFLINE}
     with log.open("w", encoding="utf-8") as errors:
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=offline, check=False
@@ -470,6 +484,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--comet-epochs", type=float, default=4, help="of COMET (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of data and training")
+    parser.add_argument(
+        "--serve", action="store_true", help="open a page where the model answers"
+    )
     parser.add_argument("--choose", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

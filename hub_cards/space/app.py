@@ -217,9 +217,9 @@ def build(selector: Selector) -> gr.Blocks:
     return page
 
 
-def launch(page: gr.Blocks, **options):
-    """Serve the page; Gradio's GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where."""
-    return page.queue(max_size=64).launch(
+def launch(page: gr.Blocks) -> str:
+    """Start to serve the page where GRADIO_SERVER_NAME and _PORT say; return its address."""
+    _, address, _ = page.queue(max_size=64).launch(
         theme=gr.themes.Base(font=FONT, font_mono=("monospace",)),
         css_paths=HERE / "style.css",
         favicon_path=HERE / "pack" / "wink-flat.png",
@@ -229,9 +229,12 @@ def launch(page: gr.Blocks, **options):
         state_session_capacity=500,
         pwa=False,
         ssr_mode=False,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
         app_kwargs={"middleware": [Middleware(Doors)]},
-        **options,
     )
+    return address
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -248,7 +251,9 @@ def main(argv: list[str] | None = None) -> int:
         selector = Selector(model)
     except (OSError, ValueError) as error:
         parser.exit(2, f"app.py: {model}: {' '.join(str(error).split())}\n")
-    launch(build(selector))
+    page = build(selector)
+    print(f"The page: {launch(page)} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
     return 0
 
 
