@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -294,9 +295,11 @@ def _check_run(record: Record, training: Record) -> None:
             ours, theirs = ours.plain(), theirs.plain()
         if ours != theirs:
             raise CardError(f"{record.file}: {field} is not that of {training.file}")
-    for field in ("fingerprint", "language"):
-        if record["data"].get(field) != training["data"].get(field):
-            raise CardError(f"{record.file}: data.{field} is not that of {training.file}")
+    ours, theirs = training["data"], record["data"]
+    if ours["fingerprint"] != theirs["fingerprint"]:
+        raise CardError(f"{record.file}: data.fingerprint is not that of {training.file}")
+    if ours.get("language") != theirs.get("language"):
+        raise CardError(f"{record.file}: data.language is not that of {training.file}")
     if record["time"] < training["time"]:
         raise CardError(f"{record.file}: is older than {training.file}; evaluate again")
 
@@ -468,6 +471,7 @@ def _last(repo: str) -> str:
     return repo.rpartition("/")[2]
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
