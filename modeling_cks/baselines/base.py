@@ -52,6 +52,8 @@ class Baseline(nn.Module, ABC):
     """Name on the command line and in saved folders, such as `mmbert`."""
     title: ClassVar[str]
     """Name in tables, such as `MMBERT`."""
+    pretrained: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of the parameters that come from checkpoints."""
 
     def __init__(
         self,

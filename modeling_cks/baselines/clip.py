@@ -32,6 +32,7 @@ class ClipBaseline(Baseline):
     """
 
     kind, title = "clip", "CLIP"
+    pretrained = ("text.", "vision.")
 
     def __init__(self, configs, tokenizer, image_processor, emotions, settings):
         super().__init__(configs, tokenizer, image_processor, emotions, settings)

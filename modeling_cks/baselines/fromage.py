@@ -69,6 +69,7 @@ class FromageBaseline(Baseline):
     """
 
     kind, title = "fromage", "FROMAGe"
+    pretrained = ("lm.", "vision.")
 
     def __init__(self, configs, tokenizer, image_processor, emotions, settings):
         super().__init__(configs, tokenizer, image_processor, emotions, settings)

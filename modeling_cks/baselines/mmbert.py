@@ -36,6 +36,7 @@ class MmbertBaseline(Baseline):
     """
 
     kind, title = "mmbert", "MMBERT"
+    pretrained = ("bert.", "vision.")
 
     def __init__(self, configs, tokenizer, image_processor, emotions, settings):
         super().__init__(configs, tokenizer, image_processor, emotions, settings)

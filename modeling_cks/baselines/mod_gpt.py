@@ -34,6 +34,7 @@ class ModGptBaseline(Baseline):
     """
 
     kind, title = "mod_gpt", "MOD-GPT"
+    pretrained = ("gpt.", "vision.")
 
     def __init__(self, configs, tokenizer, image_processor, emotions, settings):
         super().__init__(configs, tokenizer, image_processor, emotions, settings)

@@ -11,7 +11,7 @@ from transformers import Trainer
 from ..evaluation.evaluator import evaluate_ranker
 from ..training.arguments import CKSTrainingArguments
 from ..training.collator import TrainingSamples
-from ..training.trainer import Epoch, freeze
+from ..training.trainer import Epoch, freeze, two_rates
 from .base import Baseline
 
 
@@ -20,7 +20,8 @@ class BaselineTrainer(Trainer):
 
     Args:
         model: the baseline, after `use_stickers`.
-        args: [`CKSTrainingArguments`]; `freeze` names the parameters that are not trained.
+        args: [`CKSTrainingArguments`]; `freeze` names the parameters that are not trained, and
+            `backbone_learning_rate` is the rate of those that come pretrained.
         train_dataset: [`TrainingSamples`].
         eval_dataset: rows with candidates.
         **kwargs: what [`Trainer`] takes.
@@ -66,6 +67,11 @@ class BaselineTrainer(Trainer):
             self._sums.clear()
             self._steps = 0
         super().log(logs, start_time)
+
+    def create_optimizer(self, *args, **kwargs):
+        """Give the pretrained parts a learning rate of their own where one is set."""
+        two_rates(self, self.accelerator.unwrap_model(self.model).pretrained)
+        return super().create_optimizer(*args, **kwargs)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Rank the candidates of the rows; the figures are those of every evaluation."""

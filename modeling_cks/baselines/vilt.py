@@ -41,6 +41,7 @@ class ViltBaseline(PairBaseline):
     """
 
     kind, title = "vilt", "ViLT"
+    pretrained = ("vilt.vilt.", "patch_norm.")
 
     def __init__(self, configs, tokenizer, image_processor, emotions, settings):
         super().__init__(configs, tokenizer, image_processor, emotions, settings)

@@ -171,26 +171,38 @@ class CKSTrainer(Trainer):
 
     def create_optimizer(self, *args, **kwargs):
         """Give the pretrained parts a learning rate of their own where one is set."""
-        rate = self.args.backbone_learning_rate
-        if self.optimizer is None and rate is not None:
-            decayed = set(self.get_decay_parameter_names(self.model))
-            groups: dict[tuple[bool, bool], list] = defaultdict(list)
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    groups[name.startswith(BACKBONES), name in decayed].append(parameter)
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer_class(
-                [
-                    {
-                        "params": parameters,
-                        "lr": rate if pretrained else self.args.learning_rate,
-                        "weight_decay": self.args.weight_decay if decay else 0.0,
-                    }
-                    for (pretrained, decay), parameters in groups.items()
-                ],
-                **options,
-            )
+        two_rates(self, BACKBONES)
         return super().create_optimizer(*args, **kwargs)
+
+
+def two_rates(trainer: Trainer, pretrained: tuple[str, ...]) -> None:
+    """Make a trainer's optimizer with `backbone_learning_rate` for the pretrained parameters.
+
+    Args:
+        trainer: its arguments are [`CKSTrainingArguments`]; without a `backbone_learning_rate`, or
+            with an optimizer, it is left as it is.
+        pretrained: the beginnings of the pretrained parameters' names.
+    """
+    rate = trainer.args.backbone_learning_rate
+    if trainer.optimizer is not None or rate is None:
+        return
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    groups: dict[tuple[bool, bool], list] = defaultdict(list)
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            groups[name.startswith(pretrained), name in decayed].append(parameter)
+    optimizer_class, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    trainer.optimizer = optimizer_class(
+        [
+            {
+                "params": parameters,
+                "lr": rate if own else trainer.args.learning_rate,
+                "weight_decay": trainer.args.weight_decay if decay else 0.0,
+            }
+            for (own, decay), parameters in groups.items()
+        ],
+        **options,
+    )
 
 
 @torch.no_grad()

@@ -117,8 +117,7 @@ def test_what_was_said_last_matters_and_what_is_too_old_does_not(kind, tmp_path)
     assert np.abs(kept - new).max() > 1e-4
 
 
-def train(baseline, folder, **fields):
-    torch.manual_seed(0)
+def trainer_of(baseline, folder, **fields):
     arguments = CKSTrainingArguments(
         **{
             "output_dir": str(folder), "per_device_train_batch_size": 12, "max_steps": 25,
@@ -127,7 +126,12 @@ def train(baseline, folder, **fields):
             "seed": 3, **fields,
         }
     )  # fmt: skip
-    trainer = BaselineTrainer(baseline, arguments, samples(baseline), rows())
+    return BaselineTrainer(baseline, arguments, samples(baseline), rows())
+
+
+def train(baseline, folder, **fields):
+    torch.manual_seed(0)
+    trainer = trainer_of(baseline, folder, **fields)
     trainer.train()
     return trainer
 
@@ -179,6 +183,27 @@ def test_a_stopped_training_goes_on_to_the_same_end(kind, tmp_path):
     np.testing.assert_allclose(
         np.stack(whole.rank(rows()).scores), np.stack(again.rank(rows()).scores), atol=1e-6
     )
+
+
+@every_baseline
+def test_pretrained_parts_can_have_a_rate_of_their_own(kind, tmp_path):
+    trainer = trainer_of(
+        tiny_baseline(kind, tmp_path), tmp_path / "run", backbone_learning_rate=1e-4
+    )
+    trainer.create_optimizer()
+    rates = {
+        id(parameter): group["lr"]
+        for group in trainer.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    learning = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert set(rates) == {id(parameter) for parameter in learning.values()}
+    pretrained = {n for n, p in learning.items() if rates[id(p)] == 1e-4}
+    assert pretrained == {n for n in learning if n.startswith(trainer.model.pretrained)}
+    assert all(rates[id(learning[n])] == 3e-3 for n in set(learning) - pretrained)
+    # Each name means something, also where that part is frozen.
+    for beginning in trainer.model.pretrained:
+        assert any(n.startswith(beginning) for n, _ in trainer.model.named_parameters()), beginning
 
 
 @every_baseline
