@@ -234,6 +234,7 @@ def test_an_opt_of_half_precision_stays_one(tmp_path, opt):
     whole, half = (build(tmp_path, opt, maps, dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert {p.dtype for p in half.lm.parameters()} == {torch.bfloat16}
     assert half.text_fc.weight.dtype == torch.float32
+    assert tiny_baseline("fromage", tmp_path, dtype="bfloat16").lm.dtype == torch.bfloat16
     exact, rough = (np.stack(each.rank(rows()).scores) for each in (whole, half))
     assert 0 < np.abs(exact - rough).max() < 0.2
     half.save_pretrained(tmp_path / "saved")
