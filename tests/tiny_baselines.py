@@ -7,6 +7,7 @@ from tiny_model import EMOTIONS, TEXTS, TINY_TEXT, TINY_VISION
 from transformers import (
     BertConfig,
     BertModel,
+    BertTokenizer,
     CLIPImageProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -61,6 +62,14 @@ def checkpoints(folder):
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         ).save_pretrained(vision)
     return str(text), str(vision)
+
+
+def plain_tokenizer(folder):
+    """Make a BERT's tokenizer that was never told of speakers."""
+    words = dict.fromkeys(" ".join(TEXTS).split())
+    path = folder / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
+    return BertTokenizer(str(path))
 
 
 def tiny_baseline(kind, folder, **settings):
