@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -150,8 +150,8 @@ def render_model_card(facts: ModelFacts) -> str:
         backbones=backbones,
         paper_rows=_paper_rows(facts, runs),
         differences=list(_differences(facts, runs, backbones)),
-        tables=_measured_tables(facts),
-        splits=SPLITS,
+        tables=_measured_tables(facts, runs.main),
+        splits=list(runs.main),
         figures=FIGURES,
     )  # fmt: skip
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
@@ -225,6 +225,8 @@ def render_dataset_card(facts: DatasetFacts) -> str:
             for config, info in infos.items()
             for split in info["splits"]
         },
+        # Only what prepare_chats.py wrote says which turns became no sample, and why.
+        chats="left_out" in facts.statistics,
         sheet=SHEET_FILE,
         shown_skips=_SHOWN_SKIPS,
     )  # fmt: skip
@@ -261,14 +263,15 @@ class _Runs:
                 if split in kind:
                     raise CardError(f"{record.file}: {split} is in another of the results already")
                 kind[split] = _result(found, record, facts.config["use_emotion"])
-        missing = [split for split in SPLITS if split not in self.main]
+        wanted = _evaluated(facts)
+        missing = [split for split in wanted if split not in self.main]
         if missing:
             files = ", ".join(record.file for record in facts.results)
             raise CardError(
                 f"{files}: there is no {', '.join(missing)} by candidates; run evaluate.py with "
                 "--split all"
             )
-        self.main = {split: self.main[split] for split in SPLITS}
+        self.main = {split: self.main[split] for split in wanted}
 
     def rows(self, split: str) -> Iterator[tuple[str, dict[str, float]]]:
         """Give what was measured on a split: the model's figures, then the yardsticks'."""
@@ -285,6 +288,13 @@ class _Runs:
             for split, result in self.main.items()
             if any(y["R@1"] >= result.figures["R@1"] for y in result.yardsticks.values())
         ]
+
+
+def _evaluated(facts: ModelFacts) -> list[str]:
+    """List the splits that the data has to evaluate on; MOD's where the data is not at hand."""
+    if facts.statistics is None:
+        return list(SPLITS)
+    return [split for split in facts.statistics["splits"][facts.language] if split != "train"]
 
 
 def _check_run(record: Record, training: Record) -> None:
@@ -382,7 +392,7 @@ def _differences(
         of = facts.statistics["splits"][facts.language]
         yield "samples, train", of["train"]["rows"], paper["samples"]["train"]
     for split, result in runs.main.items():
-        yield f"samples, {split}", result.samples, paper["samples"][split]
+        yield f"samples, {split}", result.samples, paper["samples"].get(split, "-")
     for backbone in backbones:
         yield backbone["role"], backbone["shown"], paper["backbones"][backbone["part"]]
     recipe = facts.training["recipe"]["training"]
@@ -392,25 +402,25 @@ def _differences(
 
 def _paper_rows(facts: ModelFacts, runs: _Runs) -> dict[str, list[tuple[str, dict]]]:
     """Set the paper's figures for CKS beside this model's, split by split."""
-    names = facts.published["figures"]
-    rows = {}
-    for split, result in runs.main.items():
-        values = facts.published["models"]["cks"][split]
-        rows[split] = [
+    names, values = facts.published["figures"], facts.published["models"]["cks"]
+    return {
+        split: [
             ("this model, on its own data", result.figures),
-            ("CKS in the paper, on MOD", dict(zip(names, values, strict=True))),
+            ("CKS in the paper, on MOD", dict(zip(names, values[split], strict=True))),
         ]
-    return rows
+        for split, result in runs.main.items()
+        if split in SPLITS
+    }
 
 
-def _measured_tables(facts: ModelFacts) -> dict[str, list[dict]] | None:
+def _measured_tables(facts: ModelFacts, splits: Iterable[str]) -> dict[str, list[dict]] | None:
     """Give the rows of tables.py for each split, refused where the data is other data."""
     if facts.tables is None:
         return None
     ours, theirs = facts.training["data"]["fingerprint"], facts.tables["data"]["fingerprint"]
     if ours != theirs:
         raise CardError(f"{facts.tables.file}: is of other data than {facts.training.file}")
-    return {split: list(_table_rows(facts.tables, split)) for split in SPLITS}
+    return {split: list(_table_rows(facts.tables, split)) for split in splits}
 
 
 def _table_rows(tables: Record, split: str) -> Iterator[dict]:

@@ -18,9 +18,8 @@ from huggingface_hub import metadata_load
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from dataset_mod import load_prepared
 from dataset_mod.prepared import SKIPPED_FILE, STATISTICS_FILE
-from dataset_mod.statistics import describe
+from dataset_mod.statistics import describe, sticker_images
 from hub_cards import (
     SHEET_FILE,
     DatasetFacts,
@@ -96,7 +95,7 @@ def dataset(args: argparse.Namespace) -> list[Path]:
     """Write a prepared folder's card and the picture of its stickers."""
     folder = args.folder
     counts = describe(folder)
-    images = load_prepared(folder).stickers["image"][:SHEET_STICKERS]
+    images = sticker_images(folder, SHEET_STICKERS)
     skipped = folder / SKIPPED_FILE
     facts = DatasetFacts(
         repo=args.repo,

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
+import pyarrow as pa
 import pytest
-from datasets import Dataset
 from release_files import ReleaseFiles
 
 from dataset_mod import load_prepared, prepare
 from dataset_mod.schema import sample_features
-from dataset_mod.statistics import describe, describe_split
+from dataset_mod.statistics import describe, describe_split, sticker_images
 
 EMOTIONS = ["calm", "glad", "sad"]
 STICKERS = [f"{n:03}" for n in range(6)]
@@ -34,6 +34,12 @@ def random_rows(seed, count):
     ]
 
 
+def batches(rows):
+    """Several, the last one short."""
+    schema = sample_features(EMOTIONS).arrow_schema
+    return pa.Table.from_pylist(rows, schema=schema).to_batches(7)
+
+
 def slow_description(rows, sticker_emotions):
     labelled = [row for row in rows if row["emotion"] != -1]
     answered = [row["sticker_id"] for row in rows if row["sticker_id"] is not None]
@@ -58,6 +64,7 @@ def slow_description(rows, sticker_emotions):
         }
     top = max(STICKERS, key=lambda one: (answered.count(one), -int(one)))
     return {
+        "dialogues": len({row["dialogue_id"] for row in rows}),
         "utterances": sum(lengths),
         "longest": max(lengths),
         "history_stickers": sum(
@@ -76,14 +83,11 @@ def slow_description(rows, sticker_emotions):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_counts_match_the_loop(seed, monkeypatch):
-    # Several batches, the last one short.
-    monkeypatch.setattr("dataset_mod.statistics._BATCH", 7)
+def test_counts_match_the_loop(seed):
     rows = random_rows(seed, 40)
-    table = Dataset.from_list(rows, features=sample_features(EMOTIONS))
     # 002 has no emotion, and no sticker has the second.
     of_stickers = np.array([0, 2, -1, 2, 0, 2])
-    found = describe_split(table, EMOTIONS, STICKERS, of_stickers)
+    found = describe_split(batches(rows), EMOTIONS, STICKERS, of_stickers)
     expected = slow_description(rows, of_stickers)
     assert expected["together"]["glad"] == {"samples": 0, "percent": None}
     assert 0 < expected["together"]["sad"]["percent"] < 100
@@ -94,8 +98,7 @@ def test_a_share_of_nothing_is_none():
     rows = random_rows(0, 5)
     for row in rows:
         row["sticker_id"], row["emotion"] = None, -1
-    table = Dataset.from_list(rows, features=sample_features(EMOTIONS))
-    found = describe_split(table, EMOTIONS, STICKERS, np.zeros(6, int))
+    found = describe_split(batches(rows), EMOTIONS, STICKERS, np.zeros(6, int))
     assert found["top_sticker"] is None and found["unlabelled"] == 5
     nothing = {name: {"samples": 0, "percent": None} for name in EMOTIONS}
     assert found["emotions"] == found["together"] == nothing
@@ -109,8 +112,8 @@ def test_a_prepared_folder_in_two_languages(tmp_path):
     assert list(found["splits"]) == ["zh", "en"]
     assert list(found["splits"]["en"]) == ["train", "validation", "test_easy", "test_hard"]
     train = found["splits"]["en"]["train"]
-    # "dialogue 9" gives no sample; what the others name no dialogue for is not counted.
-    assert train["dialogues"] == 3 and "dialogues" not in found["splits"]["en"]["test_easy"]
+    # "dialogue 9" gives no sample; in the others each sample has a name of its own.
+    assert train["dialogues"] == 3 and found["splits"]["en"]["test_easy"]["dialogues"] == 3
     assert (train["utterances"], train["longest"], train["unlabelled"]) == (10, 4, 1)
     assert train["top_sticker"] == {"id": "000", "samples": 3, "percent": 75.0}
     assert train["emotions"]["sad"] == {"samples": 2, "percent": pytest.approx(66.67, abs=0.01)}
@@ -120,3 +123,16 @@ def test_a_prepared_folder_in_two_languages(tmp_path):
     assert found["captions"] == 0
     emotions = load_prepared(tmp_path / "data", "en").splits["train"]["emotion"]
     assert sum(of["samples"] for of in train["emotions"].values()) == sum(e >= 0 for e in emotions)
+
+
+def test_the_first_stickers_of_a_prepared_folder(tmp_path):
+    prepare(ReleaseFiles().write(tmp_path / "release"), tmp_path / "data")
+    for count, expected in ((3, 3), (14, 14), (20, 14)):
+        images = sticker_images(tmp_path / "data", count)
+        assert [image.getpixel((0, 0)) for image in images] == [(n, 0, 0) for n in range(expected)]
+    # A damaged table is no table.
+    path = tmp_path / "data" / "data" / "stickers" / "train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    for call in (lambda: describe(tmp_path / "data"), lambda: sticker_images(tmp_path / "data", 1)):
+        with pytest.raises(ValueError, match="missing or damaged"):
+            call()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import yaml
 
-_NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?")
 _CODE = re.compile(r"^```.*?^```$", re.M | re.S)
 # What the templates themselves say: the year of a conference, MRR's cut, the two speakers, the
 # licence of the code.
@@ -35,7 +35,7 @@ def split_card(card: str) -> tuple[dict, str]:
 
 def numbers_in(text: str, known: Iterable[str] = ()) -> list[str]:
     """List the numbers of a text, those within known words aside."""
-    text = _CODE.sub(" ", text)
+    text = _CODE.sub(" ", text).replace("\\|", "|")
     # Words with digits in them, such as versions and names; not figures written as text.
     named = {word for word in known if re.search(r"\d", word) and not _NUMBER.fullmatch(word)}
     for word in sorted(named, key=len, reverse=True):
@@ -52,7 +52,7 @@ def unexplained(card: str, *records) -> list[str]:
 
     def is_held(shown: str) -> bool:
         shown = shown.replace(",", "")
-        if shown.lstrip("+-") in TEMPLATE_SAYS:
+        if shown.lstrip("+-") in TEMPLATE_SAYS or shown in words:
             return True
         if "e" in shown:
             return float(shown) in figures

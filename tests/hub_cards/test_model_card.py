@@ -131,7 +131,9 @@ def whole_records():
         "published": published,
         "tables": tables,
         "benchmark": {"results": [one], "machine": {"cpu": "B Processor", "cores": 3}},
-        "statistics": {"splits": {"en": {"train": {"rows": 8765}}}},
+        "statistics": {
+            "splits": {"en": {"train": {"rows": 8765}} | {split: {"rows": 9} for split in SPLITS}}
+        },
     }  # fmt: skip
 
 
@@ -265,6 +267,24 @@ def test_a_split_that_was_not_evaluated_is_asked_for(records):
     records["results"][1]["splits"] = {"test_easy": split_results(30.0)}
     with pytest.raises(CardError, match="no test_easy"):
         render_model_card(facts(records))
+
+
+def test_data_of_other_splits_than_mods(records):
+    """The data says what there is to evaluate on; the paper has nothing to say of it."""
+    for result in records["results"][:2]:
+        found = result["splits"]
+        result["splits"] = {"validation": found["validation"]}
+    records["results"][0]["splits"]["test"] = split_results(33.33)
+    del records["results"][2], records["tables"]
+    with pytest.raises(CardError, match="no test_easy, test_hard by"):
+        render_model_card(facts(records))
+    splits = dict.fromkeys(("train", "validation", "test"), {"rows": 7})
+    records["statistics"]["splits"]["en"] = splits
+    card = render_model_card(facts(records))
+    assert "**test** (" in card and "test_hard" not in card and "the hard test" not in card
+    paper = section(card, "Beside the paper")
+    assert "| validation | R@1" in paper and "| test | R@1" not in paper
+    assert "| samples, test | 1,033 | - |" in paper
 
 
 def test_tables_of_other_data_are_refused(records):
