@@ -57,6 +57,12 @@ class Blip2Baseline(PairBaseline):
         self.blip = Blip2ForImageTextRetrieval(configs["blip2"])
         if "vision" in configs:
             self.blip.vision_model = ClipEye(configs["vision"])
+            self.pretrained = tuple(
+                name
+                for name, _ in self.named_parameters()
+                if name.startswith(("blip.embeddings.", "blip.qformer."))
+                and ".crossattention." not in name
+            )
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         (self if settings["zero_shot"] else self.blip.vision_model).requires_grad_(False)
         self._memory = StickerMemory(self._look)
@@ -81,7 +87,8 @@ class Blip2Baseline(PairBaseline):
 
         Args:
             emotions: names of the emotions.
-            text: becomes the Q-Former when there is no `checkpoint`.
+            text: becomes the Q-Former when there is no `checkpoint`; its first layers where
+                `scratch` asks for fewer.
             vision: CLIP's visual encoder, the eye when there is no `checkpoint`.
             checkpoint: a BLIP-2 with its matching head, such as `Salesforce/blip2-itm-vit-g`.
             scratch: fields of `Blip2Config`, and under `qformer_config` of its Q-Former, when
@@ -231,7 +238,6 @@ def _from_bert(
     own = {
         "vocab_size": len(words.word_embeddings.weight),
         "hidden_size": read.hidden_size,
-        "num_hidden_layers": read.num_hidden_layers,
         "num_attention_heads": read.num_attention_heads,
         "intermediate_size": read.intermediate_size,
         "hidden_act": read.hidden_act,
@@ -246,7 +252,8 @@ def _from_bert(
         raise ValueError(f"BLIP-2: text and vision settle {settled[0]}: leave it out")
     # CLIP takes the place of the eye that is drawn here, of which only the width matters.
     eye = {"hidden_size": seen.hidden_size, "num_hidden_layers": 0, "num_attention_heads": 1}
-    config = Blip2Config(vision_config=eye, qformer_config={**own, **qformer}, **fields)
+    qformer = {"num_hidden_layers": read.num_hidden_layers, **own, **qformer}
+    config = Blip2Config(vision_config=eye, qformer_config=qformer, **fields)
     blip = Blip2ForImageTextRetrieval(config)
     blip.vision_model = ClipEye(seen)
     blip.vision_model.load_state_dict(clip.state_dict())
@@ -256,7 +263,7 @@ def _from_bert(
         blip.embeddings.position_embeddings.weight.copy_(positions)
     blip.embeddings.word_embeddings.load_state_dict(words.word_embeddings.state_dict())
     blip.qformer.layernorm.load_state_dict(words.LayerNorm.state_dict())
-    for layer, theirs in zip(blip.qformer.encoder.layer, bert.encoder.layer, strict=True):
+    for layer, theirs in zip(blip.qformer.encoder.layer, bert.encoder.layer, strict=False):
         for part, source in (
             (layer.attention.attention, theirs.attention.self),
             (layer.attention.output, theirs.attention.output),

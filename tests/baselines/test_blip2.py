@@ -174,6 +174,8 @@ def test_the_q_former_reads_a_text_alone_as_the_bert_does(kind, tmp_path):
             torch.testing.assert_close(
                 getattr(layer, own).state_dict(), getattr(layer, shared).state_dict()
             )
+    first = _from_bert(bert, load_vision(vision)[0], {"qformer_config": {"num_hidden_layers": 1}})
+    assert len(first.qformer.encoder.layer) == 1
     # Queries that start alike would stay alike.
     assert torch.cdist(blip.query_tokens[0], blip.query_tokens[0]).fill_diagonal_(1).min() > 0.01
 
@@ -227,6 +229,22 @@ def test_each_sticker_is_looked_at_once_and_the_eye_never_learns(blip2):
     blip2.use_stickers(stickers())
     blip2.rank(rows(3))
     assert len(calls) == 2
+
+
+def test_what_starts_anew_is_not_called_pretrained(blip2, tmp_path):
+    anew = {
+        name for name, p in blip2.named_parameters()
+        if p.requires_grad and not name.startswith(blip2.pretrained)
+    }  # fmt: skip
+    parts = ("crossattention", "query_tokens", "itm_head", "_projection", "logit_scale")
+    assert all(any(part in name for name in anew) for part in parts)
+    assert all(any(part in name for part in parts) for name in anew)
+    checkpoint = str(real_blip2(tmp_path))
+    loaded = baseline_class("blip2").build(emotions=["joy"], checkpoint=checkpoint, ocr="none",
+                                           max_ocr_tokens=5)  # fmt: skip
+    assert [n for n, _ in loaded.named_parameters() if not n.startswith(loaded.pretrained)] == [
+        "logit_scale"
+    ]
 
 
 def test_zero_shot_nothing_learns(tmp_path):
