@@ -147,22 +147,19 @@ def reshard(
 def _split(path: Path, output: Path, max_bytes: int) -> list[Path]:
     output.mkdir(parents=True, exist_ok=True)
     table = pq.ParquetFile(path, memory_map=True)
-    rows = table.metadata.num_rows
-    count = -(-path.stat().st_size // max_bytes)
+    stem = path.name.partition("-")[0]
+    size = max(1, table.metadata.num_rows * max_bytes // path.stat().st_size)
     while True:
-        size = max(1, -(-rows // count))
-        count = -(-rows // size)
-        stem = path.name.partition("-")[0]
+        count = -(-table.metadata.num_rows // size)
         shards = [output / f"{stem}-{n:05d}-of-{count:05d}.parquet" for n in range(count)]
-        batches = _rebatched(table, size)
-        for shard, part in zip(shards, batches, strict=True):
+        for shard, part in zip(shards, _rebatched(table, size), strict=True):
             pq.write_table(part, shard)
         if size == 1 or max(shard.stat().st_size for shard in shards) <= max_bytes:
             return shards
         # Rows differ in size, and each shard has a footer of its own.
         for shard in shards:
             shard.unlink()
-        count += 1
+        size -= max(1, size // 10)
 
 
 def _rebatched(table: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:

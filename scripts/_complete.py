@@ -192,7 +192,9 @@ def _dataset(folder: Path, files: Mapping[str, Path]) -> Iterator[str]:
                 yield f"{folder}: has no file {pattern}, which {CARD} names for {config!r}"
     every = [pattern for wanted in patterns.values() for pattern in wanted]
     for name in tables:
-        if not any(fnmatch(name, pattern) for pattern in every):
+        if name not in statistics["files"]:
+            yield f"{folder / name}: is none of the tables that statistics.json lists"
+        elif not any(fnmatch(name, pattern) for pattern in every):
             yield f"{folder / CARD}: its `configs` leave out {name}"
     infos = card.data.get("dataset_info") or []
     for info in infos if isinstance(infos, list) else [infos]:

@@ -27,7 +27,7 @@ from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from dataset_mod.prepared import read_statistics, reshard
 
-_TERMS = "--i-accept-the-release-terms"
+_TERMS = "--i-know-the-terms"
 _SHOWN_HIDDEN = (".gitattributes", ".eval_results")
 _SECRET = "may hold a secret"
 # The first pattern that fits a file's or folder's name says why it stays here.
@@ -96,7 +96,9 @@ def main(argv: list[str] | None = None) -> int:
         _ask_for_terms(folder, options.accepted)
     with tempfile.TemporaryDirectory() as staging:
         if kind == "dataset":
-            files |= reshard(folder, staging, options.shard_size)
+            tables = reshard(folder, staging, options.shard_size)
+            files = {name: files[name] for name in files if not name.endswith(".parquet")}
+            files = dict(sorted((files | tables).items()))
         api = HfApi()
         plan = compare(api, options, files)
         _tell(options, files, held, plan)
@@ -245,8 +247,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         _TERMS,
         dest="accepted",
         action="store_true",
-        help="needed for all data but MOD-mini: you know the terms of the release that it was "
-        "made from and publish within them (those of MOD allow research only)",
+        help="needed for all data but MOD-mini: you know the terms of what it was made from, and "
+        "they let you publish it so (those of MOD allow research only)",
     )
     parser.add_argument("--yes", action="store_true", help="publish, instead of only listing")
     return parser.parse_args(argv)
@@ -285,7 +287,7 @@ def _ask_for_terms(folder: Path, accepted: bool) -> None:
     statistics = read_statistics(folder)
     if statistics.get("generator") is None and not accepted:
         raise ValueError(
-            f"{folder}: was not made from MOD-mini; the release that it was made from may limit "
+            f"{folder}: was not made from MOD-mini; the terms of what it was made from may limit "
             f"who may pass it on (MOD is for research only), so publish it with {_TERMS}"
         )
 
@@ -321,7 +323,7 @@ def _tell(
     print(f"{options.folder} -> {options.type} {options.repo}{state}, branch {branch}")
     if options.type != "space":
         print(f"licence: {read_card(options.type, files).data.license}")
-    for path, file in sorted(files.items()):
+    for path, file in files.items():
         print(f"  {plan.changed.get(path, 'unchanged'):<10}{file.stat().st_size:>14,}  {path}")
     for path in plan.removed:
         print(f"  {'removed':<10}{'':>14}  {path} (it would be loaded beside the new files)")

@@ -93,7 +93,7 @@ class LoopbackHub:
         repositories: (kind, "owner/name") -> [`Repository`]; kind is model, dataset or space.
         requests: "METHOD path" of each request so far.
         unknown: those that this Hub has no answer for.
-        fail: given "METHOD path", says whether to answer with an error 500 instead.
+        fail: given "METHOD path", says with which status to fail instead of answering; 0 for none.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class LoopbackHub:
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.unknown: list[str] = []
-        self.fail: Callable[[str], bool] = lambda request: False
+        self.fail: Callable[[str], int] = lambda request: 0
         self.lock = threading.RLock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
@@ -168,8 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = f"{self.command} {unquote(path)}"
         self.hub.requests.append(request)
         try:
-            if self.hub.fail(request):
-                raise RefusedError(500, "this Hub is told to fail")
+            if status := self.hub.fail(request):
+                raise RefusedError(status, "this Hub is told to fail")
             with self.hub.lock:
                 self._route(path)
         except RefusedError as error:
