@@ -17,10 +17,9 @@ from os.path import commonpath
 from pathlib import Path
 
 import _cli
-import jinja2
 import numpy as np
 import torch
-from demo import data_uri
+from demo import data_uri, page_template
 from evaluate import TRAIN, load_ranker
 from tqdm.auto import tqdm
 
@@ -28,7 +27,6 @@ from dataset_mod import PreparedMod, load_prepared
 from modeling_cks.evaluation import Ranker
 from modeling_cks.ranking import rank
 
-SCRIPTS = Path(__file__).resolve().parent
 TEMPLATE = "case_study.html.j2"
 MARKED = 3
 SHOWN_TURNS = 12
@@ -229,11 +227,7 @@ def render(
             "label": f"sticker {sticker}{words}",
             "uri": data_uri(row["image"]),
         }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(SCRIPTS), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template(TEMPLATE).render(
+    return page_template(TEMPLATE).render(
         cases=cases,
         stickers=stickers,
         split=args.split,

@@ -30,6 +30,7 @@ import _cli
 SCRIPTS = Path(__file__).resolve().parent
 SPACE_APP = SCRIPTS.parent / "hub_cards" / "space" / "app.py"
 TEMPLATE = "demo_page.html.j2"
+STYLE = "page_style.css.j2"
 STATE = "demo.json"
 DIALOGUES = (300, 60, 60, 60)
 SPLITS = ("test_easy", "test_hard")
@@ -337,6 +338,16 @@ def data_uri(image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def page_template(name: str):
+    """Return the template of a page; it escapes every value and fails where one is missing."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(SCRIPTS), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    ).get_template(name)  # fmt: skip
+
+
 def render(selection: Mapping, results: Mapping, done: Sequence[Mapping]) -> str:
     """Make the page, a single file that needs no network, from what the steps wrote.
 
@@ -345,18 +356,13 @@ def render(selection: Mapping, results: Mapping, done: Sequence[Mapping]) -> str
         results: what evaluate.py wrote for several splits.
         done: the records of the steps before.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     scenes = [
         {**conversation, **_scene(conversation, answer)}
         for conversation, answer in zip(
             selection["conversations"], selection["answers"], strict=True
         )
     ]
-    return environment.from_string(_template_text()).render(
+    return page_template(TEMPLATE).render(
         scenes=scenes,
         images=selection["images"],
         plates=selection["plates"],
@@ -456,7 +462,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _template_text() -> str:
-    return (SCRIPTS / TEMPLATE).read_text(encoding="utf-8")
+    return "".join((SCRIPTS / name).read_text(encoding="utf-8") for name in (STYLE, TEMPLATE))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -484,9 +490,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--comet-epochs", type=float, default=4, help="of COMET (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of data and training")
-    parser.add_argument(
-        "--serve", action="store_true", help="open a page where the model answers"
-    )
+    parser.add_argument("--serve", action="store_true", help="open a page where the model answers")
     parser.add_argument("--choose", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
