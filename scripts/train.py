@@ -239,6 +239,8 @@ def main(argv: list[str] | None = None) -> int:
             f"trained {trainer.state.global_step} steps in {seconds:.0f} s; validation {shown}; "
             f"the model is in {options.output}"
         )
+    if arguments.push_to_hub:
+        trainer.push_to_hub()
     return 0
 
 
@@ -265,6 +267,8 @@ def training_arguments(output: Path, training: Mapping) -> CKSTrainingArguments:
         "report_to": "none",
         **training,
     }
+    if fields.get("push_to_hub") and not fields.get("hub_model_id"):
+        raise ValueError("training: push_to_hub needs the repository's name, hub_model_id")
     try:
         return CKSTrainingArguments(**fields)
     except TypeError as error:

@@ -239,8 +239,8 @@ MODEL_FAULTS = {
     "has no processor_config.json": lambda m: (m / "processor_config.json").unlink(),
     "has no tokenizer.json": lambda m: (m / "tokenizer.json").unlink(),
     "has no bert_tokenizer/tokenizer.json": lambda m: (
-        (m / "bert_tokenizer" / "tokenizer.json").unlink()
-    ),
+        m / "bert_tokenizer" / "tokenizer.json"
+    ).unlink(),
     "has no comet/config.json": lambda m: shutil.rmtree(m / "comet"),
     "has no comet/model.safetensors": lambda m: (m / "comet" / "model.safetensors").unlink(),
     "`comet` is a path of this machine": lambda m: edit(

@@ -131,6 +131,7 @@ def test_trains_saves_and_goes_on(data, recipe, tmp_path):
         (["processor.max_utterance=3"], "max_utterance"),
         (["training.learning_rat=1"], "learning_rat"),
         (["training.freeze=[nothing]"], "nothing"),
+        (["training.push_to_hub=true"], "hub_model_id"),
         (["backbones=null"], "backbones"),
         (["backbones.txt=a"], "txt"),
         (["training"], "section.field=value"),
