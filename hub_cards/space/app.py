@@ -20,18 +20,12 @@ import chat
 import gradio as gr
 import uploads
 import view
+from doors import Doors
 from huggingface_hub import metadata_load
 from selection import Answer, Pack, Selector
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
 
 HERE = Path(__file__).resolve().parent
-# A message holds the pictures in base64, which is longer by a third, and little else.
-MAX_REQUEST = uploads.MAX_TOTAL_BYTES * 4 // 3 + 2**20
-# Gradio's ways to and from the disk, none of which the page needs.
-CLOSED = tuple(
-    f"/gradio_api/{way}" for way in ("upload", "file", "proxy", "stream", "process_recording")
-)
 VISIT_SECONDS = 3600
 FONT = (
     "system-ui",
@@ -42,30 +36,6 @@ FONT = (
     "DejaVu Sans",
     "sans-serif",
 )
-
-
-class Doors:
-    """Refuse requests that the page never makes: for files, to write files, or huge ones."""
-
-    def __init__(self, app) -> None:
-        self.app = app
-
-    async def __call__(self, scope, receive, send) -> None:
-        """Answer 403, 411 or 413 where a request is refused; else hand it on."""
-        refused = self._refuse(scope) if scope["type"] == "http" else None
-        await (refused or self.app)(scope, receive, send)
-
-    @staticmethod
-    def _refuse(scope) -> PlainTextResponse | None:
-        if scope["path"].startswith(CLOSED):
-            return PlainTextResponse("This page serves no files.", 403)
-        headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"")
-        if b"transfer-encoding" in headers:
-            return PlainTextResponse("Say how long the request is.", 411)
-        if length and (not length.isdigit() or int(length) > MAX_REQUEST):
-            return PlainTextResponse("This is too large.", 413)
-        return None
 
 
 def build(selector: Selector) -> gr.Blocks:
