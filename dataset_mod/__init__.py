@@ -13,11 +13,14 @@ from pathlib import Path
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
 _NAMES = {
+    "ChatError": "chats",
+    "Chats": "chats",
     "Release": "release",
     "ReleaseError": "release",
     "PreparedMod": "prepared",
     "load_prepared": "prepared",
     "prepare": "prepared",
+    "write_prepared": "prepared",
     "StickerImageError": "stickers",
     "load_sticker_image": "stickers",
     "NegativeSampler": "sampling",

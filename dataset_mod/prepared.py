@@ -8,9 +8,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +28,9 @@ from datasets import (
     load_dataset,
 )
 
-from dataset_mod.layout import GENERATOR, is_mini_release
-from dataset_mod.release import Release, file_sha256, read_captions
+from dataset_mod.release import Release, Skipped, file_sha256, read_captions
 from dataset_mod.schema import (
     SCHEMA_VERSION,
-    SPLITS,
     STICKERS,
     TRAIN,
     UNLABELLED,
@@ -52,7 +52,7 @@ class PreparedMod:
     """A prepared folder, loaded.
 
     Attributes:
-        splits: the dialogue tables, `train`, `validation`, `test_easy`, `test_hard`.
+        splits: the dialogue tables: `train`, `validation`, and those of the tests.
         stickers: the sticker table.
         emotions: the emotions' names; an emotion's id is its position.
         statistics: what `statistics.json` holds.
@@ -67,7 +67,7 @@ class PreparedMod:
 
 
 def load_prepared(folder: str | os.PathLike, language: str | None = None) -> PreparedMod:
-    """Load a folder that `prepare_mod.py` wrote.
+    """Load a folder that `prepare_mod.py` or `prepare_chats.py` wrote.
 
     Args:
         folder: the prepared folder.
@@ -87,7 +87,7 @@ def load_prepared(folder: str | os.PathLike, language: str | None = None) -> Pre
     splits = load_dataset(path, language)
     stickers = load_dataset(path, STICKERS, split=TRAIN)
     emotions = statistics["emotions"]
-    wanted = {split: statistics["splits"][language][split]["rows"] for split in SPLITS}
+    wanted = {split: of["rows"] for split, of in statistics["splits"][language].items()}
     found = {split: table.num_rows for split, table in splits.items()}
     if found != wanted or splits[TRAIN].features != sample_features(emotions):
         raise ValueError(f"{folder}: {STATISTICS_FILE} and the tables disagree; prepare it again")
@@ -208,11 +208,79 @@ def prepare(
             `output` holds something else than a prepared folder.
         OSError: a file cannot be read or written.
     """
+    _refuse_foreign(Path(output))
+    releases = [Release(folder, language, skip_bad=skip_bad) for language in languages]
+    texts = read_captions(captions, releases[0].stickers) if captions else {}
+    return write_prepared(releases, output, captions=texts, progress=progress)
+
+
+class Source(Protocol):
+    """What a prepared folder is made from: a [`Release`] in one language, or chats.
+
+    Attributes:
+        title: a name for the card.
+        origin: a sentence for the card: what it was made from, and whose terms bind.
+        generator: the code that drew it; None for what people wrote.
+        language: the configuration's name.
+        splits: names of the splits, `train` among them.
+        emotions: the emotions' names; an emotion's id is its position.
+        features: of the samples' tables.
+        stickers: sticker id -> image path.
+        unlisted_images: names of images that no sticker is made of.
+        skip_bad: whether broken records are left out.
+        skipped: the broken records that were.
+        fingerprint: the sha256 of all that the tables are made from.
+    """
+
+    title: str
+    origin: str
+    generator: str | None
+    language: str
+    splits: Sequence[str]
+    emotions: list[str]
+    features: Features
+    stickers: dict[str, Path]
+    unlisted_images: list[str]
+    skip_bad: bool
+    skipped: Sequence[Skipped]
+    fingerprint: str
+
+    def image_name(self, path: Path) -> str:
+        """Return an image's path as messages name it."""
+        ...
+
+    def tables(self, split: str) -> Iterator[pa.Table]:
+        """Yield the samples of a split."""
+        ...
+
+
+def write_prepared(
+    releases: Sequence[Source],
+    output: str | os.PathLike,
+    *,
+    captions: Mapping[str, str] = MappingProxyType({}),
+    progress: Callable[[str, Iterator[pa.Table]], Iterator[pa.Table]] | None = None,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> dict:
+    """Write samples and stickers as a prepared folder; see `prepare`, which does it for a release.
+
+    Args:
+        releases: what to write, a configuration each.
+        output: the prepared folder to make.
+        captions: sticker id -> text for the column `caption`.
+        progress: wraps the stream of a split's tables, given its name and the tables.
+        more: what the statistics say beside.
+
+    Returns:
+        The statistics, as in `statistics.json`.
+
+    Raises:
+        ValueError: as `prepare`.
+        OSError: a file cannot be read or written.
+    """
     # Resolved, so that "beside" is on the same disk behind a symbolic link too.
     output = Path(output).resolve()
     _refuse_foreign(output)
-    releases = [Release(folder, language, skip_bad=skip_bad) for language in languages]
-    texts = read_captions(captions, releases[0].stickers) if captions else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
@@ -222,11 +290,11 @@ def prepare(
             release.language: _write_language(release, beside, progress) for release in releases
         }
         first = counts[releases[0].language]
-        table = sticker_table(releases[0], first[TRAIN].sticker_emotions(), texts)
+        table = sticker_table(releases[0], first[TRAIN].sticker_emotions(), captions)
         _write_table(beside, STICKERS, TRAIN, iter([table]), table.schema)
-        statistics = _statistics(releases, counts, texts) | {"files": _digests(beside)}
+        statistics = _statistics(releases, counts, captions) | more | {"files": _digests(beside)}
         _write_json(beside / STATISTICS_FILE, statistics)
-        if skip_bad:
+        if releases[0].skip_bad:
             skipped = [vars(one) for release in releases for one in release.skipped]
             _write_json(beside / SKIPPED_FILE, skipped)
         card = _readme(releases[0], counts, table, statistics["files"])
@@ -238,7 +306,7 @@ def prepare(
 
 
 def sticker_table(
-    release: Release, emotions: dict[str, int], captions: dict[str, str] | None = None
+    release: Source, emotions: dict[str, int], captions: Mapping[str, str] | None = None
 ) -> pa.Table:
     """Return the sticker table of a release, images as PNG content.
 
@@ -253,7 +321,7 @@ def sticker_table(
     captions = captions or {}
     rows = []
     for sticker, path in release.stickers.items():
-        image = load_sticker_image(path, name=release.layout.name(path))
+        image = load_sticker_image(path, name=release.image_name(path))
         rows.append(
             {
                 "id": sticker,
@@ -310,9 +378,8 @@ class SplitCounts:
     def sticker_emotions(self) -> dict[str, int]:
         """Return each labelled sticker's most frequent emotion as an answer, ties: lower id."""
         labels = self._labels[:, :-1]
-        best = labels.argmax(axis=1)
-        has = labels.any(axis=1)
-        return {self._stickers[i]: int(best[i]) for i in np.flatnonzero(has)}
+        has = np.flatnonzero(labels.any(axis=1))
+        return {self._stickers[i]: int(labels[i].argmax()) for i in has}
 
     def _positions(self, ids: pa.ChunkedArray) -> np.ndarray:
         return pc.fill_null(pc.index_in(ids, self._ids), -1).to_numpy()
@@ -326,9 +393,9 @@ def count_tables(release: Release, tables: Iterator[pa.Table]) -> SplitCounts:
     return counts
 
 
-def _write_language(release: Release, output: Path, progress: Callable | None) -> dict:
+def _write_language(release: Source, output: Path, progress: Callable | None) -> dict:
     counts = {}
-    for split in SPLITS:
+    for split in release.splits:
         counts[split] = SplitCounts(list(release.stickers), len(release.emotions))
         tables = _counted(release.tables(split), counts[split])
         if progress:
@@ -354,10 +421,12 @@ def _write_table(
 
 
 def _statistics(
-    releases: list[Release], counts: dict[str, dict[str, SplitCounts]], captions: dict[str, str]
+    releases: Sequence[Source],
+    counts: dict[str, dict[str, SplitCounts]],
+    captions: Mapping[str, str],
 ) -> dict:
     first = releases[0]
-    digest = hashlib.sha256(json.dumps(captions, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(dict(captions), sort_keys=True).encode())
     for release in releases:
         left_out = "".join(f"\n{one}" for one in release.skipped)
         digest.update(f"\n{release.fingerprint}{left_out}".encode())
@@ -367,7 +436,7 @@ def _statistics(
         "schema_version": SCHEMA_VERSION,
         "fingerprint": digest.hexdigest(),
         # None for a release that people wrote; only what is drawn by code is free of their terms.
-        "generator": GENERATOR if is_mini_release(first.root) else None,
+        "generator": first.generator,
         "languages": [release.language for release in releases],
         "emotions": first.emotions,
         "stickers": len(first.stickers),
@@ -376,7 +445,7 @@ def _statistics(
         "unlisted_images": first.unlisted_images,
         "skipped_records": sum(len(release.skipped) for release in releases),
         "splits": {
-            language: {split: _split_statistics(of[split], of[TRAIN]) for split in SPLITS}
+            language: {split: _split_statistics(one, of[TRAIN]) for split, one in of.items()}
             for language, of in counts.items()
         },
     }
@@ -404,7 +473,7 @@ def _digests(output: Path) -> dict[str, str]:
 
 
 def _readme(
-    first: Release,
+    first: Source,
     counts: dict[str, dict[str, SplitCounts]],
     stickers: pa.Table,
     digests: dict[str, str],
@@ -416,7 +485,7 @@ def _readme(
 
     infos = {}
     for language, of in counts.items():
-        sizes = {split: (of[split].rows, of[split].bytes) for split in SPLITS}
+        sizes = {split: (one.rows, one.bytes) for split, one in of.items()}
         infos[language] = _info(first.features, sizes)
     sizes = {TRAIN: (stickers.num_rows, stickers.nbytes)}
     infos[STICKERS] = _info(sticker_features(first.emotions), sizes)
@@ -434,25 +503,24 @@ def _readme(
         for config, info in infos.items()
     }
     files[first.language]["default"] = True
-    data = DatasetCardData(pretty_name="MOD", language=list(counts))
+    data = DatasetCardData(pretty_name=first.title, language=list(counts))
     DatasetInfosDict(infos).to_dataset_card_data(data)
     MetadataConfigs(files).to_dataset_card_data(data)
     lines = ["| language | split | samples | with emotion |", "|---|---|---:|---:|"]
     lines += [
-        f"| {language} | {split} | {of[split].rows} | {of[split].with_emotion} |"
+        f"| {language} | {split} | {one.rows} | {one.with_emotion} |"
         for language, of in counts.items()
-        for split in SPLITS
+        for split, one in of.items()
     ]
     rows = "\n".join(lines)
     return f"""---
 {data.to_yaml()}
 ---
 
-# MOD, prepared
+# {first.title}, prepared
 
 Dialogues in which a turn carries a sticker, one row for each such turn, and the table of all
-{stickers.num_rows} stickers. Made by `prepare_mod.py` from a folder in the layout of the MOD
-release; whoever passes it on is bound by the terms of that release.
+{stickers.num_rows} stickers. {first.origin}
 
 {rows}
 

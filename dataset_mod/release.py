@@ -18,7 +18,14 @@ import pyarrow as pa
 from datasets import Features
 
 from dataset_mod.json_records import JSONRecords, ReleaseError
-from dataset_mod.layout import DIALOGUES, EMOTION, RETRIEVAL, find_layout
+from dataset_mod.layout import (
+    DIALOGUES,
+    EMOTION,
+    GENERATOR,
+    RETRIEVAL,
+    find_layout,
+    is_mini_release,
+)
 from dataset_mod.schema import (
     LANGUAGES,
     NUM_CANDIDATES,
@@ -98,10 +105,26 @@ class Release:
         self.stickers, self.unlisted_images = self._read_stickers()
         self._ids: dict[str, str] = {one: one for one in self.stickers}
 
+    title = "MOD"
+    origin = (
+        "Made by `prepare_mod.py` from a folder in the layout of the MOD\n"
+        "release; whoever passes it on is bound by the terms of that release."
+    )
+    splits = SPLITS
+
+    @property
+    def generator(self) -> str | None:
+        """The code that drew the release; None for one that people wrote."""
+        return GENERATOR if is_mini_release(self.root) else None
+
     @property
     def features(self) -> Features:
         """The features of the samples' tables."""
         return sample_features(self.emotions)
+
+    def image_name(self, path: Path) -> str:
+        """Return an image's path as messages name it: relative to the release."""
+        return self.layout.name(path)
 
     @cached_property
     def fingerprint(self) -> str:
