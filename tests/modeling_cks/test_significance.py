@@ -36,6 +36,36 @@ def test_it_is_what_a_plain_loop_gives():
     assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.03)
 
 
+def test_level_resamples_and_seed_do_what_they_say():
+    draw = np.random.default_rng(6)
+    first, second, dialogues = draw.normal(0.5, 1, 60), np.zeros(60), np.arange(60)
+
+    def found(**changes):
+        return paired_bootstrap(first, second, dialogues, **{"resamples": 4000, **changes})
+
+    whole, half = found(), found(level=0.5)
+    # Of a normal distribution half lies within 0.674 standard deviations, 95 % within 1.960.
+    ratio = (half.high - half.low) / (whole.high - whole.low)
+    assert ratio == pytest.approx(0.674 / 1.960, rel=0.06)
+    assert half.p == whole.p and half.mean == whole.mean
+    other = found(seed=1)
+    assert (other.low, other.high) != (whole.low, whole.high) and other.mean == whole.mean
+    assert found() == whole
+    # A p is a whole number of resamples, and no smaller than they can tell.
+    for resamples in (9, 99):
+        certain = paired_bootstrap(first + 100, second, dialogues, resamples=resamples)
+        assert certain.p == pytest.approx(2 / (resamples + 1))
+    few = [found(resamples=19, seed=seed).p for seed in range(20)]
+    assert {round(10 * p, 6) % 1 for p in few} == {0}
+
+
+def test_long_dialogues_are_summed_exactly():
+    # 3,000 samples at 100 percent are beyond what half precision holds, and thirds beyond bytes.
+    figures = np.full(6000, 100 / 3)
+    found = paired_bootstrap(figures, np.zeros(6000), np.arange(6000) // 3000)
+    assert [found.low, found.high] == pytest.approx([100 / 3] * 2, rel=1e-5)
+
+
 def test_the_order_of_two_only_turns_the_sign():
     draw = np.random.default_rng(2)
     first, second, dialogues = draw.random(60), draw.random(60), np.arange(60) // 2
@@ -63,7 +93,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_samples_without_a_figure_are_left_out():
     first, second = np.array([1.0, np.nan, 3.0]), np.array([0.0, 9.0, np.nan])
-    assert paired_bootstrap(first, second, ["a", "b", "c"]).mean == 1
+    found = paired_bootstrap(first, second, ["a", "b", "c"])
+    assert (found.mean, found.samples, found.dialogues) == (1, 1, 1)
     with pytest.raises(ValueError, match="no sample has a figure from both"):
         paired_bootstrap(first[1:], second[1:], ["b", "c"])
     with pytest.raises(ValueError, match="2 and 3 figures for samples of 3"):
@@ -83,3 +114,5 @@ def test_figures_of_samples():
     np.testing.assert_array_equal(found["R@5"], [100, 100, 0, nan, 100])
     np.testing.assert_allclose(found["MRR"], [100, 100 / 3, 0, nan, 20])
     np.testing.assert_array_equal(found["Acc"], [100, 0, nan, nan, nan])
+    # The paper's MRR is cut at rank 10, which still counts.
+    assert sample_figures([record(10)])["MRR"].tolist() == [10]
