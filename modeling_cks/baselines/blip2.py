@@ -50,7 +50,7 @@ class Blip2Baseline(PairBaseline):
     """
 
     kind, title = "blip2", "BLIP-2"
-    pretrained = ("blip.qformer.", "blip.vision_model.", "blip.embeddings.")
+    pretrained = ("blip.",)
 
     def __init__(self, configs, tokenizer, image_processor, emotions, settings):
         super().__init__(configs, tokenizer, image_processor, emotions, settings)

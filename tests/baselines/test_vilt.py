@@ -90,8 +90,15 @@ def test_scoring_draws_nothing_from_the_generator(vilt):
     np.testing.assert_array_equal(np.stack(first), np.stack(vilt.rank(rows(3)).scores))
 
 
-def test_patches_alone_are_what_clip_sees(vilt, tmp_path):
-    clip = CLIPVisionModel.from_pretrained(checkpoints(tmp_path)[1]).eval()
+def test_patches_alone_are_what_clip_sees(tmp_path):
+    vision = checkpoints(tmp_path)[1]
+    clip = CLIPVisionModel.from_pretrained(vision).eval()
+    with torch.no_grad():
+        # Norms that were trained are not as they are drawn.
+        for parameter in clip.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    clip.save_pretrained(vision)
+    vilt = tiny_baseline("vilt", tmp_path)
     pixels = vilt.inventory.pixel_values(range(6))
     with torch.no_grad():
         states = vilt.vilt.vilt.encoder(vilt._patches(pixels)).last_hidden_state
@@ -135,6 +142,17 @@ def test_the_loss_is_the_cross_entropy_over_right_and_wrong(vilt):
     patches, words = vilt.vilt.vilt.embeddings.patch_embeddings, vilt.vilt.get_input_embeddings()
     for part in (patches.projection, vilt.patch_norm, words, vilt.vilt.rank_output):
         assert part.weight.grad.abs().sum() > 0
+
+
+def test_patches_of_before_training_do_not_rank_after_it(vilt):
+    before = np.stack(vilt.rank(rows(4)).scores)
+    vilt.train()
+    with torch.no_grad():
+        vilt.vilt.vilt.embeddings.patch_embeddings.projection.weight.mul_(2)
+    after = np.stack(vilt.rank(rows(4)).scores)
+    assert vilt.training and np.abs(after - before).max() > 1e-3
+    vilt.eval()
+    np.testing.assert_array_equal(np.stack(vilt.rank(rows(4)).scores), after)
 
 
 def test_words_on_a_sticker_are_read(vilt):
