@@ -124,6 +124,25 @@ def test_whole_dialogues_are_dealt_by_the_seed_and_candidates_hold_the_answer(tm
     assert other.fingerprint != chats.fingerprint
 
 
+def test_candidates_are_drawn_for_each_sample_and_stay_when_the_export_grows(tmp_path, stickers):
+    for number in range(10):
+        (stickers / f"more {number}.png").write_bytes((stickers / "sad.png").read_bytes())
+
+    def held_out(dialogues):
+        chats = Chats(write_csv(tmp_path / "c.csv", turns(dialogues)), stickers, held_out=0.4)
+        return {
+            (row["dialogue_id"], row["turn"]): (row["sticker_id"], tuple(row["candidates"]))
+            for row in rows(chats)
+            if row["candidates"]
+        }
+
+    few, many = held_out(20), held_out(22)
+    assert all(len(set(drawn)) == 11 and right in drawn for right, drawn in many.values())
+    assert len(set(many.values())) == len(many) > 20
+    both = few.keys() & many.keys()
+    assert len(both) > 10 and all(few[each] == many[each] for each in both)
+
+
 def test_emotions_are_the_files_or_those_of_a_checkpoint(tmp_path, stickers):
     path = write_csv(tmp_path / "c.csv", turns(8))
     chats = Chats(path, stickers)
