@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, OPTConfig, OPTModel
 
-from ..backbones import load_vision
+from ..backbones import check_loaded, load_vision
 from ..evaluation.evaluator import RankerOutput
 from ..losses import contrastive_loss
 from .base import Baseline, StickerFeatures, pad
@@ -305,11 +305,11 @@ def _load_opt(
         tokenizer = AutoTokenizer.from_pretrained(text)
         if kind == "opt":
             opt, info = OPTModel.from_pretrained(text, dtype=dtype, output_loading_info=True)
-            if info["missing_keys"]:
-                raise ValueError(f"it lacks {sorted(info['missing_keys'])[0]}")
-            return opt, tokenizer
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{wanted} ({str(error).splitlines()[0]})") from error
+    if kind == "opt":
+        check_loaded(opt, info, wanted)
+        return opt, tokenizer
     if not scratch:
         raise ValueError(
             f"{wanted}, not that of a {kind}; or, as scratch, the fields of an OPTConfig, to start "

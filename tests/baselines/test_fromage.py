@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import load_file, save_file
 from small_world import rows, stickers
 from tiny_baselines import checkpoints, samples, tiny_baseline
 from tiny_model import TEXTS
@@ -313,6 +314,15 @@ def test_what_cannot_be_is_refused(tmp_path, opt):
         with pytest.raises(ValueError, match=message) as caught:
             baseline_class("fromage").build(emotions=["joy"], **given)
         assert "\n" not in str(caught.value)
+
+
+def test_an_opt_that_lacks_a_weight_is_refused(tmp_path, opt):
+    weights = load_file(tmp_path / "opt" / "model.safetensors")
+    lacking = sorted(weights)[0]
+    weights.pop(lacking)
+    save_file(weights, tmp_path / "opt" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"give an OPT's folder .*1 weights are missing"):
+        build(tmp_path, opt, None)
 
 
 def test_without_maps_it_says_so_and_still_ranks(tmp_path, opt, caplog):

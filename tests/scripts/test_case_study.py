@@ -197,17 +197,21 @@ def test_models_of_one_name_are_told_apart_by_their_folders(study, place):
     assert study.titles([Named()], folders[:1]) == ["CKS"]
 
 
-def test_equal_scores_keep_the_order_of_the_candidates(study):
-    class Same:
-        name = "same"
+def test_a_model_is_quoted_as_it_answers(study):
+    class Ranker:
+        name = "ranker"
 
         def rank(self, rows):
-            return RankerOutput([np.array([1.0, 2.0, 2.0, 1.0]) for _ in rows])
+            scores = [np.array([1.0, 2.0, 2.0, 1.0]) for _ in rows]
+            given_answer, given_top = np.array([[0.9, 0.1], [0.1, 0.9]]), np.array([[0, 1], [1, 0]])
+            return RankerOutput(scores, given_answer, given_top, [np.array([0.5, 2]), np.ones(1)])
 
     row = {"candidates": ["003", "001", "007", "000"]}
-    [answer] = study.ask(Same(), [row])
-    assert answer.stickers == ["001", "007", "003", "000"]
-    assert (answer.scores, answer.emotion, answer.weights) == ([2, 2, 1, 1], None, None)
+    first, second = study.ask(Ranker(), [row, row])
+    # Of equal scores the earlier candidate is first; emotions are those of the first sticker.
+    assert first.stickers == ["001", "007", "003", "000"] and first.scores == [2, 2, 1, 1]
+    assert (first.emotion, first.weights) == (1, [0.5, 2])
+    assert (second.emotion, second.weights) == (0, [1])
 
 
 def sample(texts, **fields):
