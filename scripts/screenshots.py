@@ -25,7 +25,7 @@ APP = _cli.ROOT / "hub_cards" / "space" / "app.py"
 IMAGES = _cli.ROOT / "docs" / "images"
 MAX_BYTES = 300_000
 WAIT_SECONDS = 120
-EXAMPLE, WORD = "In the soup", "amazing"
+EXAMPLE, WORD = "Good news", "merry"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,12 +109,14 @@ def take(address: str, chromium: str, folder: Path) -> None:
             page.locator("#dialogue details").first.wait_for()
             page.get_by_role("button", name=EXAMPLE).click()
             page.locator(f"[data-word={WORD}]").wait_for()
-            page.locator("#dialogue details").nth(1).locator("summary").click()
+        desk.locator("#dialogue summary").last.click()
         desk.locator(f"[data-word={WORD}]").click()
         desk.locator("#comparison section").nth(1).wait_for()
         desk.mouse.move(0, 0)
         for page, name, whole in ((desk, "demo-page", True), (phone, "demo-page-phone", False)):
-            page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")
+            page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+            if not whole:
+                page.evaluate("document.getElementById('left').scrollIntoView()")
             page.wait_for_timeout(800)  # until nothing glides any more
             print(write_picture(page.screenshot(full_page=whole), folder / f"{name}.png"))
         browser.close()

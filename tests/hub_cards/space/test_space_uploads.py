@@ -68,6 +68,11 @@ def test_what_is_no_picture_is_refused_by_name_and_reason(content, says):
     assert problem.startswith("sticker.png: ") and says in problem
 
 
+def test_a_file_is_weighed_before_it_is_opened():
+    with pytest.raises(ValueError, match="more than 2 MiB"):
+        uploads.open_picture(encoded(square()) + b"\0" * uploads.MAX_FILE_BYTES)
+
+
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
     def load(image):
         raise AssertionError("decoded")
