@@ -156,6 +156,30 @@ def test_two_languages_and_more_stickers_than_the_picture_shows(script, tmp_path
     assert "Configuration `zh`" not in (tmp_path / "data" / "README.md").read_text()
 
 
+def test_data_that_code_drew_and_data_of_chats_without_emotions(script, tmp_path):
+    prepared(tmp_path)
+    folder = tmp_path / "data"
+    statistics = json.loads((folder / "statistics.json").read_text())
+    arguments = ["dataset", str(folder), "--repo", "org/mod", "--licence", "cc0-1.0"]
+
+    def rendered(**changes):
+        (folder / "statistics.json").write_text(json.dumps({**statistics, **changes}))
+        script.main(arguments)
+        return DatasetCard.load(folder / "README.md").text
+
+    plain, drawn = rendered(), rendered(generator="a drawing machine")
+    assert "MOD itself are for research" in plain and "not by people" not in plain
+    assert "(`a drawing machine`), not by people" in drawn
+    assert "MOD itself are for research" not in drawn
+    chats = rendered(left_out={"stickers on a first turn": 77}, emotions=[])
+    assert "\n- stickers on a first turn: 77;\n" in chats and "`prepare_chats.py`" in chats
+    assert "## Emotions" in plain and "co-occur" in plain and "`prepare_mod.py`" in plain
+    assert "## Emotions" not in chats and "co-occur" not in chats
+    assert "In training (`en`) the most frequent sticker, 000, is the answer of 75.00 %" in re.sub(
+        r"\s+", " ", chats
+    )
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
