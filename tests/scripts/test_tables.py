@@ -14,6 +14,7 @@ from tiny_baselines import SETTINGS, checkpoints
 from dataset_mod import load_prepared
 from dataset_mod.prepared import prepare
 from dataset_mod.synthetic import write_mini_release
+from modeling_cks.configuration_cks import CKSConfig
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SPLITS = ("validation", "test_easy", "test_hard")
@@ -140,13 +141,16 @@ def test_what_failed_is_named_even_if_nothing_is_left_to_render(tables, tmp_path
 
 
 def cell(tables, folder, model, seed, ranks, fingerprint="f"):
-    """Write a cell whose ranks are the same in every split."""
+    """Write a cell whose ranks are the same in every split, or given for each split."""
     path = tables.result_path(folder, tables.MODELS[model], seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    r1 = 100 * float(np.mean(np.array(ranks) == 1))
-    metrics = {"R@1": r1, "R@3": 50.0, "R@5": 50.0, "MRR": 50.0}
+    of = ranks if isinstance(ranks, dict) else dict.fromkeys(SPLITS, ranks)
+    splits = {}
+    for split in SPLITS:
+        r1 = 100 * float(np.mean(np.array(of[split]) == 1))
+        splits[split] = {"metrics": {"R@1": r1, "R@3": 50.0, "R@5": 50.0, "MRR": 50.0}}
     record = {
-        "splits": {split: {"metrics": metrics} for split in SPLITS}, "seconds": 1.0,
+        "splits": splits, "seconds": 1.0,
         "data": {"fingerprint": fingerprint}, "machine": {"cpu": "a processor", "cores": 2},
         "recipe": {"training": {"num_train_epochs": 7, "per_device_train_batch_size": 5}},
     }  # fmt: skip
@@ -155,7 +159,7 @@ def cell(tables, folder, model, seed, ranks, fingerprint="f"):
         {"split": split, "dialogue_id": f"d{n // 2}", "turn": n % 2, "rank": rank, "emotion": -1,
          "emotion_given_answer": None}
         for split in SPLITS
-        for n, rank in enumerate(ranks)
+        for n, rank in enumerate(of[split])
     ]  # fmt: skip
     path.with_suffix(".samples.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
@@ -179,12 +183,117 @@ def test_means_spreads_and_differences(tables, tmp_path):
     assert "23.97, 44.58, 45.27" in page and "35.95 at most" in page
 
 
+def test_splits_do_not_mix(tables, tmp_path):
+    ahead = {"validation": [1, 1, 1, 1], "test_easy": [1, 1], "test_hard": [1, 2, 2, 2, 2, 2]}
+    cell(tables, tmp_path, "cks", 0, ahead)
+    cell(tables, tmp_path, "mmbert", 0, {split: [2] * len(r) for split, r in ahead.items()})
+    found = tables.collect(tmp_path, [0], "f")["models"]
+    for split, r1, dialogues in (("validation", 100, 2), ("test_easy", 100, 1),
+                                 ("test_hard", 100 / 6, 3)):  # fmt: skip
+        assert found["cks"]["splits"][split]["R@1"]["mean"] == pytest.approx(r1)
+        one = found["mmbert"]["against_cks"][split]["R@1"]
+        assert (one["mean"], one["dialogues"]) == (pytest.approx(r1), dialogues)
+        assert one["samples"] == len(ahead[split])
+
+
+def test_the_columns_of_what_cks_is_ahead_are_in_their_order(tables, tmp_path):
+    cell(tables, tmp_path, "cks", 0, [2, 2, 2, 2])
+    cell(tables, tmp_path, "mmbert", 0, [3, 3, 3, 3])
+    page = tables.render(tables.collect(tmp_path, [0], "f"))
+    # R@1 is 0 for both, a reciprocal rank falls from a half to a third.
+    same, better = "+0.0 [+0.0, +0.0], p = 1.000", "+16.7 [+16.7, +16.7], p < 0.001"
+    row = next(line for line in page.splitlines() if line.startswith("| MMBERT |"))
+    assert f"| {same} | {better} |" in row
+
+
+def test_an_interval_runs_upwards_and_a_small_p_is_only_bounded(tables):
+    difference = {"mean": 1.0, "low": -0.5, "high": 2.5}
+    assert tables._ahead({**difference, "p": 0.02}) == "+1.0 [-0.5, +2.5], p = 0.020"
+    assert tables._ahead({**difference, "p": 0.0004}) == "+1.0 [-0.5, +2.5], p < 0.001"
+
+
+def test_a_yardstick_has_one_cell_whatever_the_seeds(tables, tmp_path):
+    cell(tables, tmp_path, "bag_of_words", 0, [1, 2])
+    found = tables.collect(tmp_path, [4, 5], "f")
+    about = found["models"]["bag_of_words"]
+    assert about["seeds"] == about["asked_seeds"] == [0]
+    assert about["splits"]["test_hard"]["R@1"]["spread"] is None
+    assert "| bag of words | 50.0 |" in tables.render(found)
+
+
+def test_every_ablation_takes_its_own_part_away(tables):
+    changes = {model.title: model.changes for model in tables.TABLE_2}
+    parts = {"KEUE": "keue", "VKD": "vkd", "CIM": "cim", "ITC": "itc", "ITM": "itm",
+             "Emo": "emotion", "OCR": "ocr"}  # fmt: skip
+    assert changes == {
+        "CKS": (), **{f"w/o {title}": (f"model.use_{part}=false",) for title, part in parts.items()}
+    }  # fmt: skip
+    config = CKSConfig()
+    assert all(getattr(config, f"use_{part}") is True for part in parts.values())
+    published = json.loads((SCRIPTS / "published.json").read_text())["models"]
+    assert {model.name for model in tables.TABLE_2} <= set(published)
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "changes"),
+    [
+        ("cks", ["train.py"], []),
+        ("cks_without_vkd", ["train.py"], ["model.use_vkd=false"]),
+        ("mmbert", ["train_baseline.py", "mmbert"], []),
+        ("clip_dialogue", ["train_baseline.py", "clip"],
+         ["baselines.clip.settings.context=dialogue"]),
+    ],
+)  # fmt: skip
+def test_a_cell_is_trained_and_judged_as_it_was_asked(
+    tables, tmp_path, monkeypatch, name, script, changes
+):
+    calls = []
+
+    def run(command, env, **_):
+        calls.append((command, env["OMP_NUM_THREADS"]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(tables.subprocess, "run", run)
+    monkeypatch.setattr(tables.os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    checkpoints = ["--text", "T", "--vision", "V", "--bert", "B", "--comet", "C"]
+    options = tables.parse(
+        ["recipe.yaml", "--data", "D", "--language", "zh", "--jobs", "4", *checkpoints]
+        + ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+        + ["--set", "model.use_vkd=true"]
+    )
+    folder = tmp_path / "runs" / name / "seed3"
+    (folder / "checkpoints").mkdir(parents=True)
+    assert tables._run_cell(options, tables.MODELS[name], 3, tables.tqdm(disable=True)) is None
+    (train, cores), (judge, _) = calls
+    assert cores == "2"
+    count = 1 + len(script)
+    assert [Path(each).name for each in train[1:count]] == script
+    # The model's own change comes last, so that nothing takes it back.
+    sets = [value for flag, value in zip(train, train[1:], strict=False) if flag == "--set"]
+    assert sets == ["model.use_vkd=true", *changes]
+    given = dict(zip(train[count + 1 :: 2], train[count + 2 :: 2], strict=True))
+    given.pop("--set")
+    wanted = {"--output": str(folder), "--seed": "3", "--data": "D", "--language": "zh",
+              "--text": "T", "--vision": "V"}  # fmt: skip
+    assert given == wanted | ({"--bert": "B", "--comet": "C"} if script == ["train.py"] else {})
+    assert Path(judge[1]).name == "evaluate.py" and judge[2] == str(folder)
+    assert dict(zip(judge[3::2], judge[4::2], strict=True)) == {
+        "--split": "all", "--output": str(tmp_path / "results" / f"{name}-seed3.json"),
+        "--data": "D", "--language": "zh",
+    }  # fmt: skip
+    assert not (folder / "checkpoints").exists()
+
+
 def test_cells_that_do_not_belong_together_are_refused(tables, tmp_path):
     with pytest.raises(ValueError, match="no finished cell"):
         tables.collect(tmp_path, [0], "f")
     cell(tables, tmp_path, "cks", 0, [1, 2, 3])
     with pytest.raises(ValueError, match=r"cks-seed0\.json: was judged on other data"):
         tables.collect(tmp_path, [0], "g")
+    cell(tables, tmp_path, "cks", 1, [1, 2])
+    with pytest.raises(ValueError, match="cks was judged on other samples of validation"):
+        tables.collect(tmp_path, [0, 1], "f")
     cell(tables, tmp_path, "clip", 0, [1, 2])
     with pytest.raises(ValueError, match="cks was judged on other samples of validation"):
         tables.collect(tmp_path, [0], "f")
