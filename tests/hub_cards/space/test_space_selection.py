@@ -170,9 +170,9 @@ def test_what_people_write_is_text_and_nothing_else():
 
 def test_the_dialogue_is_shaded_by_weight_with_the_number_beside():
     said = (chat.Turn(0, "so sad"), chat.Turn(1, "yes"))
-    html = view.chat(said, stub([0.25, 1.0], [1, 0], said, tiles("a", "b")))
+    html = view.chat(said, stub([0.2, 0.8], [1, 0], said, tiles("a", "b")))
     assert re.findall(r"--share: ([\d.]+)", html) == ["0.25", "1.00"]
-    assert re.findall(r"weight <b>([\d.]+)</b>", html) == ["0.25", "1.00"]
+    assert re.findall(r"weight <b>([\d.]+)</b>", html) == ["0.20", "0.80"]
     assert 'data-word="sad"' in html and html.count("data-word") == 1
     assert re.findall(r'data-send="(\d+)" aria-label="Send (\w)"', html) == [("1", "b"), ("0", "a")]
     bare = view.chat(said)
@@ -215,6 +215,7 @@ def test_a_comparison_strikes_the_word_and_shows_both_sides():
     assert "With “sad”" in html and "Without “sad”" in html
     assert "sadness 75.0 %" in html and "joy 50.0 %" in html
     assert "▲ 1" in html and "▼ 1" in html and "b comes first, from place 2." in html
+    assert re.findall(r'class="name">(\w)<', html) == ["a", "b", "b", "a"]
     assert "<ins>glad</ins>" in view.comparison(before, after, "sad", "glad")
 
 
