@@ -9,7 +9,6 @@ models. The page needs no network.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -133,13 +132,15 @@ def differ(answers: Sequence[Answer]) -> bool:
 
 
 def titles(rankers: Sequence[Ranker], folders: Sequence[Path]) -> list[str]:
-    """Name the models; those of one name by that in their paths which is not common to all."""
-    times = Counter(ranker.name for ranker in rankers)
-    paths = [folder.resolve() for folder in folders]
-    root = commonpath(paths) if len(paths) > 1 else paths[0].parent
+    """Name the models; those of one name by that in their paths which they have not in common."""
+    of_name: dict[str, list[Path]] = {}
+    for ranker, folder in zip(rankers, folders, strict=True):
+        of_name.setdefault(ranker.name, []).append(folder.resolve())
     return [
-        ranker.name if times[ranker.name] == 1 else f"{ranker.name} ({path.relative_to(root)})"
-        for ranker, path in zip(rankers, paths, strict=True)
+        ranker.name
+        if len(of_name[ranker.name]) == 1
+        else f"{ranker.name} ({folder.resolve().relative_to(commonpath(of_name[ranker.name]))})"
+        for ranker, folder in zip(rankers, folders, strict=True)
     ]
 
 

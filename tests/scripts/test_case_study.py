@@ -191,7 +191,11 @@ def test_models_of_one_name_are_told_apart_by_their_folders(study, place):
     class Other:
         name = "CLIP"
 
-    folders = [Path("runs/cks/seed0"), Path("runs/cks_without_vkd/seed0"), Path("runs/clip/seed0")]
+    folders = [
+        Path("runs/cks/seed0"),
+        Path("runs/cks_without_vkd/seed0"),
+        Path("elsewhere/clip/seed0"),
+    ]
     found = study.titles([Named(), Named(), Other()], folders)
     assert found == ["CKS (cks/seed0)", "CKS (cks_without_vkd/seed0)", "CLIP"]
     assert study.titles([Named()], folders[:1]) == ["CKS"]
