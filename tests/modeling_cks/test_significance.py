@@ -55,7 +55,10 @@ def test_level_resamples_and_seed_do_what_they_say():
     for resamples in (9, 99):
         certain = paired_bootstrap(first + 100, second, dialogues, resamples=resamples)
         assert certain.p == pytest.approx(2 / (resamples + 1))
-    few = [found(resamples=19, seed=seed).p for seed in range(20)]
+    # A difference of one standard error: on the other side in a sixth of the resamples.
+    weak = first - first.mean() + first.std() / 60**0.5
+    few = [paired_bootstrap(weak, second, dialogues, resamples=19, seed=n).p for n in range(20)]
+    assert 0.2 < np.mean(few) < 0.6
     assert {round(10 * p, 6) % 1 for p in few} == {0}
 
 
