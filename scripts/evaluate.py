@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _cli
+import torch
 from transformers import AutoModel, AutoProcessor
 
 # Registers CKS with AutoModel and AutoProcessor.
@@ -103,7 +104,7 @@ def load_ranker(folder: Path, data: PreparedMod, data_dir: Path, knowledge: bool
         baseline = load_baseline(folder)
         baseline.ocr_cache_path = str(data_dir / "ocr.json")
         check_emotions(baseline.emotions, data.emotions, folder, data_dir)
-        return baseline, baseline.use_stickers(data.stickers), _training(folder)
+        return baseline.to(_device()), baseline.use_stickers(data.stickers), _training(folder)
     model, processor, training = load_trained(folder)
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
     check_emotions(names, data.emotions, folder, data_dir)
@@ -111,7 +112,12 @@ def load_ranker(folder: Path, data: PreparedMod, data_dir: Path, knowledge: bool
     if (data_dir / "knowledge").is_dir():
         processor.knowledge_store = str(data_dir / "knowledge")
     inventory = StickerInventory(data.stickers, processor)
-    return CKSRanker(model, processor, inventory, knowledge=knowledge), inventory, training
+    ranker = CKSRanker(model.to(_device()), processor, inventory, knowledge=knowledge)
+    return ranker, inventory, training
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _takes_knowledge(ranker) -> bool:
