@@ -122,6 +122,24 @@ def test_the_ranker_equals_the_model_row_by_row(tmp_path):
         assert top == pytest.approx(shares[int(wanted.scores[0].argmax())], abs=1e-5)
 
 
+def test_the_ranker_weighs_each_utterance_and_with_zero_what_it_did_not_read(tmp_path):
+    model, processor, inventory = world(tmp_path)
+    ranker = CKSRanker(model, processor, inventory, knowledge=False)
+    short, long = rows()[:2]
+    turn = {**short["utterances"][0], "sticker_id": None}
+    said = [{**turn, "speaker": n % 2} for n in range(processor.max_utterances + 3)]
+    few, many = ranker.rank([short, {**long, "utterances": said}]).utterance_weights
+    assert len(many) == len(said) and not many[:3].any()
+    for row, weights in ((short, few), ({**long, "utterances": said[3:]}, many[3:])):
+        (alone,) = ranker.rank([row]).utterance_weights
+        assert alone == pytest.approx(weights, abs=1e-5)
+        # A share of one over the speaker's own utterances, and one over the other's.
+        assert weights.min() > 0 and weights.sum() == pytest.approx(2, abs=1e-5)
+    without, processor, inventory = world(tmp_path / "without", use_keue=False)
+    ranker = CKSRanker(without, processor, inventory, knowledge=False)
+    assert ranker.rank([short]).utterance_weights is None
+
+
 def test_the_best_checkpoint_is_kept_and_patience_ends(tmp_path, monkeypatch):
     figures = iter([20.0, 50.0, 40.0, 30.0, 10.0, 5.0])
 
