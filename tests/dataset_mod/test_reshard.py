@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from release_files import ReleaseFiles
 
 from dataset_mod.prepared import prepare, read_statistics, reshard, verify_prepared
+from dataset_mod.release import file_sha256
 
 NAME = "data/en/train-00000-of-00001.parquet"
 
@@ -27,6 +31,23 @@ def test_a_row_is_never_cut_however_small_the_limit(data, tmp_path):
     rows = [pq.read_table(shard).to_pylist() for shard in shards]
     assert [len(row) for row in rows] == [1, 1, 1, 1]
     assert sum(rows, []) == pq.read_table(data / NAME).to_pylist()
+
+
+def test_rows_of_many_groups_keep_their_order(data, tmp_path):
+    # As a long table is written: in groups that the shards do not respect.
+    table = pa.concat_tables([pq.read_table(data / NAME)] * 750)
+    table = table.set_column(1, table.schema.field("turn"), pa.array(range(3000), pa.int32()))
+    pq.write_table(table, data / NAME, row_group_size=700)
+    statistics = read_statistics(data)
+    statistics["files"][NAME] = file_sha256(data / NAME)
+    (data / "statistics.json").write_text(json.dumps(statistics))
+    limit = (data / NAME).stat().st_size * 2 // 3
+    files = reshard(data, tmp_path / "staging", limit)
+    shards = [path for name, path in sorted(files.items()) if name.startswith("data/en/train-")]
+    parts = [pq.read_table(shard) for shard in shards]
+    assert len(shards) == 2 and parts[0].num_rows > 1024
+    assert max(shard.stat().st_size for shard in shards) <= limit
+    assert pa.concat_tables(parts).equals(table)
 
 
 def test_the_statistics_name_the_shards(data, tmp_path):
