@@ -8,6 +8,7 @@ finished cell is skipped and a stopped one goes on, so the command can be given 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import shutil
@@ -166,6 +167,11 @@ def result_path(results: Path, model: Model, seed: int) -> Path:
     return results / f"{model.name}{suffix}.json"
 
 
+def samples_path(result: Path) -> Path:
+    """Name the file of each sample's rank: small, so that it is kept with the figures."""
+    return result.with_suffix(".samples.jsonl.gz")
+
+
 def training_path(results: Path, model: Model, seed: int) -> Path:
     """Name the file that says how a cell was trained."""
     return result_path(results, model, seed).with_suffix(".training.json")
@@ -193,7 +199,7 @@ def _judge_yardstick(model: Model, data, options: argparse.Namespace) -> None:
             splits[split] = {"metrics": found.metrics}
             samples += [{"split": split, **record} for record in found.samples]
     path = result_path(options.results, model, 0)
-    write_samples(path.with_suffix(".samples.jsonl"), samples)
+    write_samples(samples_path(path), samples)
     _cli.write_json(
         path, _cli.evidence(splits=splits, model=model.name, data={"fingerprint": data.fingerprint})
     )
@@ -215,7 +221,8 @@ def _run_cell(options: argparse.Namespace, model: Model, seed: int, bar) -> str 
     for change in (*options.set, *model.changes):
         command += ["--set", change]
     result = result_path(options.results, model, seed)
-    judge = [str(here / "evaluate.py"), str(folder), "--split", "all", "--output", str(result)]
+    judged = folder / "judged.json"
+    judge = [str(here / "evaluate.py"), str(folder), "--split", "all", "--output", str(judged)]
     trained = folder / "training.json"
     steps = [judge] if trained.exists() else [command, judge]
     cores = max((os.cpu_count() or 1) // options.jobs, 1)
@@ -234,6 +241,10 @@ def _run_cell(options: argparse.Namespace, model: Model, seed: int, bar) -> str 
                 return f"{model.name} seed {seed}: {lines[-1]} (see {folder / 'log.txt'})"
     finally:
         bar.update()
+    with judged.with_suffix(".samples.jsonl").open(encoding="utf-8") as lines:
+        write_samples(samples_path(result), map(json.loads, lines))
+    # The figures last: a cell that has them is whole.
+    _cli.write_bytes(result, judged.read_bytes())
     # The model stays; what training could be resumed from is not needed any more.
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return None
@@ -325,10 +336,11 @@ def _read_training(path: Path, fingerprint: str) -> dict:
 
 
 def _records(path: Path, split: str) -> list[dict]:
-    lines = path.with_suffix(".samples.jsonl")
+    lines = samples_path(path)
     try:
-        records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        with gzip.open(lines, "rt", encoding="utf-8") as file:
+            records = [json.loads(line) for line in file]
+    except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{lines}: the ranks of each sample cannot be read ({error})") from error
     return [record for record in records if record["split"] == split]
 

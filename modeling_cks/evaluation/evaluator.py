@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -93,14 +94,14 @@ def evaluate_ranker(
 
 
 def write_samples(path: str | os.PathLike, samples: Iterable[dict]) -> None:
-    """Write per-sample records as JSON lines, beside and then renamed."""
+    """Write per-sample records as JSON lines, beside and then renamed; compressed for `.gz`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples).encode()
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            for sample in samples:
-                file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+        # Without the time of writing the same records give the same file.
+        beside.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import gzip
 import json
 import logging
 
@@ -163,6 +164,18 @@ def test_write_samples(tmp_path):
         write_samples(path, [{"dialogue_id": "x"}, {"bad": object()}])
     assert [json.loads(line) for line in path.read_text().splitlines()] == samples
     assert [p.name for p in path.parent.iterdir()] == ["samples.jsonl"]
+
+
+def test_written_samples_are_compressed_to_the_same_bytes_each_time(tmp_path, monkeypatch):
+    samples = evaluate_ranker(ByTable(TABLE, EMOTIONS), ROWS, progress=False).samples
+    written = []
+    for second in (1e9, 2e9):
+        monkeypatch.setattr("time.time", lambda second=second: second)
+        write_samples(tmp_path / "samples.jsonl.gz", samples)
+        written.append((tmp_path / "samples.jsonl.gz").read_bytes())
+    assert written[0] == written[1]
+    lines = gzip.decompress(written[0]).decode().splitlines()
+    assert [json.loads(line) for line in lines] == samples
 
 
 def many_rows(count=4000):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import gzip
 import importlib.util
 import json
 import shutil
@@ -15,6 +16,7 @@ from dataset_mod import load_prepared
 from dataset_mod.prepared import prepare
 from dataset_mod.synthetic import write_mini_release
 from modeling_cks.configuration_cks import CKSConfig
+from modeling_cks.evaluation import write_samples
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SPLITS = ("validation", "test_easy", "test_hard")
@@ -161,7 +163,7 @@ def cell(tables, folder, model, seed, ranks, fingerprint="f"):
         for split in SPLITS
         for n, rank in enumerate(of[split])
     ]  # fmt: skip
-    path.with_suffix(".samples.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    write_samples(tables.samples_path(path), lines)
 
 
 def test_means_spreads_and_differences(tables, tmp_path):
@@ -249,8 +251,14 @@ def test_a_cell_is_trained_and_judged_as_it_was_asked(
 ):
     calls = []
 
+    ranks = [{"split": "validation", "rank": 2}, {"split": "test_hard", "rank": 1}]
+
     def run(command, env, **_):
         calls.append((command, env["OMP_NUM_THREADS"]))
+        if Path(command[1]).name == "evaluate.py":
+            judged = Path(command[command.index("--output") + 1])
+            judged.write_text('{"figures": 1}')
+            write_samples(judged.with_suffix(".samples.jsonl"), ranks)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(tables.subprocess, "run", run)
@@ -279,10 +287,14 @@ def test_a_cell_is_trained_and_judged_as_it_was_asked(
     assert given == wanted | ({"--bert": "B", "--comet": "C"} if script == ["train.py"] else {})
     assert Path(judge[1]).name == "evaluate.py" and judge[2] == str(folder)
     assert dict(zip(judge[3::2], judge[4::2], strict=True)) == {
-        "--split": "all", "--output": str(tmp_path / "results" / f"{name}-seed3.json"),
+        "--split": "all", "--output": str(folder / "judged.json"),
         "--data": "D", "--language": "zh",
     }  # fmt: skip
     assert not (folder / "checkpoints").exists()
+    result = tmp_path / "results" / f"{name}-seed3.json"
+    assert result.read_text() == '{"figures": 1}'
+    kept = gzip.decompress(tables.samples_path(result).read_bytes()).decode()
+    assert [json.loads(line) for line in kept.splitlines()] == ranks
 
 
 def test_cells_that_do_not_belong_together_are_refused(tables, tmp_path):
@@ -371,5 +383,6 @@ def test_the_data_must_be_there(tables, place, capsys):
 def test_bag_of_words_is_judged_on_the_data_itself(tables, place):
     data = load_prepared(place / "data")
     run(tables, place, "--seeds", "0", "--models", "bag_of_words")
-    lines = (place / "results" / "bag_of_words.samples.jsonl").read_text().splitlines()
+    kept = gzip.decompress((place / "results" / "bag_of_words.samples.jsonl.gz").read_bytes())
+    lines = kept.decode().splitlines()
     assert len(lines) == sum(len(data.splits[split]) for split in SPLITS)
