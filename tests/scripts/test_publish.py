@@ -244,7 +244,7 @@ MODEL_FAULTS = {
     "has no comet/config.json": lambda m: shutil.rmtree(m / "comet"),
     "has no comet/model.safetensors": lambda m: (m / "comet" / "model.safetensors").unlink(),
     "`comet` is a path of this machine": lambda m: edit(
-        m / "processor_config.json", comet="/home/someone/comet"
+        m / "processor_config.json", comet="/mnt/comet"
     ),
 }
 
