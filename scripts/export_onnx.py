@@ -153,6 +153,8 @@ def _measured(args: argparse.Namespace, model, processor, folder: Path) -> dict:
         "latency": {
             "rows": min(TIMED_ROWS, len(rows)),
             "threads": threads,
+            # Of the last minute: what else ran slows all of them down.
+            "load_average": round(os.getloadavg()[0], 1),
             "median_ms": _latencies(
                 {"torch": torch.inference_mode()(lambda **batch: model(**batch)), **exports},
                 rows[:TIMED_ROWS],
