@@ -237,8 +237,10 @@ def _run_cell(options: argparse.Namespace, model: Model, seed: int, bar) -> str 
                     [sys.executable, *step], stdout=log, stderr=subprocess.STDOUT, env=environment
                 )
             if done.returncode:
-                lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
-                return f"{model.name} seed {seed}: {lines[-1]} (see {folder / 'log.txt'})"
+                said = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
+                # One that was killed says nothing.
+                last = said[-1] if said else f"ended with {done.returncode}"
+                return f"{model.name} seed {seed}: {last} (see {folder / 'log.txt'})"
     finally:
         bar.update()
     with judged.with_suffix(".samples.jsonl").open(encoding="utf-8") as lines:

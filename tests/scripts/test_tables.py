@@ -297,6 +297,15 @@ def test_a_cell_is_trained_and_judged_as_it_was_asked(
     assert [json.loads(line) for line in kept.splitlines()] == ranks
 
 
+def test_a_cell_that_was_killed_in_silence_is_named(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        tables.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, -9)
+    )
+    options = tables.parse(["recipe.yaml", "--data", "D", "--runs", str(tmp_path)])
+    failed = tables._run_cell(options, tables.MODELS["clip"], 3, tables.tqdm(disable=True))
+    assert failed.startswith("clip seed 3: ended with -9 (see ")
+
+
 def test_cells_that_do_not_belong_together_are_refused(tables, tmp_path):
     with pytest.raises(ValueError, match="no finished cell"):
         tables.collect(tmp_path, [0], "f")
