@@ -412,8 +412,9 @@ def render(tables: dict) -> str:
         "far CKS is ahead: 95 % interval and p of a paired bootstrap over dialogues. It holds for "
         "these trained models; how much another seed would change stands behind ±.",
         "",
-        "† without the pretrained weights it is published with: what stands in for them starts "
-        "from scratch (see the last table), so that the row says little of the method.",
+        "† without the pretrained weights it is published with. It starts from what the last table "
+        "names, and from scratch where that has nothing for a part, so that the row says little of "
+        "the method.",
     ]
     for number, (rows, splits) in enumerate(((TABLE_1, SPLITS), (TABLE_2, SPLITS)), start=1):
         for split in splits:
@@ -467,7 +468,7 @@ def _trainings(tables: dict) -> list[str]:
         seconds = [value for value in about["seconds"] if value is not None]
         parts = [f"{part} {name}" for part, name in about["backbones"].items() if name]
         if about["without_weights"]:
-            parts.append(f"from scratch, without {about['without_weights']}")
+            parts.append(f"without {about['without_weights']}")
         cells = [
             *(about[field] for field in ("epochs", "batch", "steps")),
             f"{statistics.mean(seconds):.0f}" if seconds else None,

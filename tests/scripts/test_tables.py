@@ -348,7 +348,7 @@ def test_budgets_and_beginnings_are_told(tables, tmp_path):
     end = "| text a text, bert a bert, vision eyes |"
     assert f"| CKS | 7 | 5 | 10 | 61 | 2.0 M | 3.0 M {end}" in page
     assert "| w/o VKD † (1 of 2 seeds) |" in page
-    assert "| vision eyes, from scratch, without text |" in page
+    assert "| vision eyes, without text |" in page
     assert "| ViLT (1 of 2 seeds) |" in page
     assert "same budget" not in page
     recipe = {"training": {"num_train_epochs": 7, "per_device_train_batch_size": 5}}
