@@ -47,7 +47,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def render(results: Path) -> str:
     """Render every section."""
-    parts = (moji(results / "moji"), demo(results / "demo.json"), benchmark(results))
+    parts = (
+        moji(results / "moji"),
+        demo(results / "demo.json"),
+        onnx(results / "onnx.json"),
+        benchmark(results),
+    )
     return "\n\n".join(parts)
 
 
@@ -126,6 +131,35 @@ def demo(path: Path) -> str:
         lines.append(row("CKS", split, [found["metrics"]]))
         for name, figures in found["yardsticks"].items():
             lines.append(row(name, split, [figures]))
+    return "\n".join(lines)
+
+
+def onnx(path: Path) -> str:
+    """Render what export_onnx.py measured of the same model in three runtimes."""
+    found = read(path)
+    data, latency = found["data"], found["latency"]
+    lines = [
+        f"**Runtimes** (`scripts/export_onnx.py`): one model of `moji_table.yaml`, {data['rows']} "
+        f"samples of {data['split']}; medians of {latency['rows']} rankings of 11 stickers, taken "
+        f"in turn, {latency['threads']} thread, {found['machine']['cpu']}, beside other work. "
+        f"fp32 scores differ by {found['largest_difference']['scores']:.0e} at most.",
+        "",
+        "| runtime | R@1 | MRR | MiB | ms, known stickers | ms, new stickers |",
+        "|---|---|---|---|---|---|",
+    ]
+    for runtime, metrics in found["metrics"].items():
+        size = found["mib"].get(runtime)
+        cells = (
+            runtime,
+            f"{metrics['R@1']:.1f}",
+            f"{metrics['MRR']:.1f}",
+            "-" if size is None else f"{sum(size.values()):.0f}",
+            *(
+                f"{latency['median_ms'][which][runtime]:.0f}"
+                for which in ("known_stickers", "new_stickers")
+            ),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -49,6 +49,15 @@ def results(tmp_path):
         write(f"moji/seed{seed}.training.json", training)
     shown = {"splits": {"test_easy": {"metrics": figures(30.25), "yardsticks": {}}}}
     write("demo.json", {"total_seconds": 103.6, "results": shown, "machine": MACHINE})
+    runtimes = {"torch": 30.0, "onnx_int8": 10.4}
+    write("onnx.json", {
+        "data": {"rows": 50, "split": "validation"}, "machine": MACHINE,
+        "largest_difference": {"scores": 2e-6},
+        "mib": {"onnx_int8": {"rank": 4.0, "dialogue": 2.2}},
+        "metrics": {name: figures(44.5) for name in runtimes},
+        "latency": {"rows": 9, "threads": 1, "median_ms": {
+            "known_stickers": runtimes, "new_stickers": {"torch": 60.0, "onnx_int8": 20.6}}},
+    })  # fmt: skip
     one = {
         "measurement": "rank", "size": "full", "seconds": 1.5, "rows_per_second": 7.25,
         "peak_memory_mib": 3000.4,
@@ -71,11 +80,15 @@ def test_the_readme_gets_the_figures_of_the_files_and_keeps_the_rest(results, tm
     assert "| chance | validation | 9.1 | 27.3 | 45.5 | 26.6 | - |" in text
     assert "from scratch: 104 s after" in text and "| CKS | test_easy | 30.2 |" in text
     assert "| rank | full | 1.500 | 7.2 | 3000 |" in text
+    assert "| torch | 44.5 | 55.5 | - | 30 | 60 |" in text
+    assert "| onnx_int8 | 44.5 | 55.5 | 6 | 10 | 21 |" in text and "by 2e-06 at most" in text
     report.main(arguments)
     assert readme.read_text() == text
 
 
-@pytest.mark.parametrize("missing", ["moji/seed1.training.json", "demo.json", "benchmark.json"])
+@pytest.mark.parametrize(
+    "missing", ["moji/seed1.training.json", "demo.json", "onnx.json", "benchmark.json"]
+)
 def test_a_missing_result_is_an_error_and_no_figure(results, missing, tmp_path):
     (results / missing).unlink()
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
