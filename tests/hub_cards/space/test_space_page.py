@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)"),
 ]
-SECONDS = 60
+SECONDS = 120
 
 
 @pytest.fixture(scope="module")
