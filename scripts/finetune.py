@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tune a CKS on your own data with the library's own Trainer, as docs/finetune.ipynb tells.
 
-The data is what prepare_chats.py or prepare_mod.py wrote. Emotions with other names than the
-checkpoint's get a new head; where nobody named any, the head stays as it is.
+The data is what prepare_chats.py or prepare_mod.py wrote. Its emotions take the place of the
+checkpoint's: as many of them go on from its head, more or fewer get a new one, and where nobody
+named any the head stays as it is.
 """
 
 import argparse
