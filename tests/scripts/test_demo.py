@@ -203,6 +203,25 @@ def test_what_people_say_there_names_drawings_of_mod_mini(demo):
     assert len(demo.CONVERSATIONS) == 3
 
 
+def test_the_page_is_served_to_this_machine_alone_and_asks_no_network(demo, monkeypatch, tmp_path):
+    def run(command, env, check):
+        assert command[0] == sys.executable and Path(command[1]).is_file()
+        assert command[2:] == ["--model", str(tmp_path)] and not check
+        assert env["GRADIO_SERVER_NAME"] == "127.0.0.1" and env["HF_HUB_OFFLINE"] == "1"
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    monkeypatch.setattr(demo.subprocess, "run", run)
+    assert demo.serve(tmp_path) == 3
+
+
+def test_without_gradio_the_page_is_refused_before_any_work(demo, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs gradio"):
+        demo.main(["--output", str(tmp_path / "out"), "--serve"])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_whole_demo_at_its_smallest(tmp_path):
     pytest.importorskip("rapidocr")
