@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import _cli
 
@@ -140,14 +141,16 @@ def main(argv: list[str] | None = None) -> int:
         f"before). The page: {(out / 'index.html').resolve()}",
         flush=True,
     )
-    return serve(out / "model") if args.serve else 0
+    if args.serve:
+        serve(out / "model")
+    return 0
 
 
-def serve(model: Path) -> int:
-    """Open the Space's page for a model, to this machine alone, until it is stopped."""
+def serve(model: Path) -> NoReturn:
+    """Become the Space's page for a model, which serves this machine alone until it is stopped."""
     alone = {**os.environ, **OFFLINE, "GRADIO_SERVER_NAME": "127.0.0.1"}
-    command = [sys.executable, str(SPACE_APP), "--model", str(model)]
-    return subprocess.run(command, env=alone, check=False).returncode
+    # In this process's place, so that whatever stops it stops the page.
+    os.execve(sys.executable, [sys.executable, str(SPACE_APP), "--model", str(model)], alone)
 
 
 def steps(args: argparse.Namespace) -> list[Step]:

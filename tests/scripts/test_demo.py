@@ -204,15 +204,15 @@ def test_what_people_say_there_names_drawings_of_mod_mini(demo):
 
 
 def test_the_page_is_served_to_this_machine_alone_and_asks_no_network(demo, monkeypatch, tmp_path):
-    def run(command, env, check):
-        assert command[0] == sys.executable and Path(command[1]).is_file()
-        assert command[2:] == ["--model", str(tmp_path)] and not check
-        assert env["GRADIO_SERVER_NAME"] == "127.0.0.1" and env["HF_HUB_OFFLINE"] == "1"
-        return subprocess.CompletedProcess(command, 3)
-
+    became = []
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
-    monkeypatch.setattr(demo.subprocess, "run", run)
-    assert demo.serve(tmp_path) == 3
+    monkeypatch.setattr(demo.os, "execve", lambda *what: became.append(what))
+    demo.serve(tmp_path)
+    ((program, command, environment),) = became
+    assert program == command[0] == sys.executable and Path(command[1]).is_file()
+    assert command[2:] == ["--model", str(tmp_path)]
+    assert environment["GRADIO_SERVER_NAME"] == "127.0.0.1"
+    assert environment["HF_HUB_OFFLINE"] == "1"
 
 
 def test_without_gradio_the_page_is_refused_before_any_work(demo, monkeypatch, tmp_path):
