@@ -18,8 +18,8 @@ from pathlib import Path
 import _cli
 import numpy as np
 import torch
+from _rankers import load_ranker
 from demo import data_uri, page_template
-from evaluate import TRAIN, load_ranker
 from tqdm.auto import tqdm
 
 from dataset_mod import PreparedMod, load_prepared
@@ -27,6 +27,7 @@ from modeling_cks.evaluation import Ranker
 from modeling_cks.ranking import rank
 
 TEMPLATE = "case_study.html.j2"
+TRAIN = "train"
 MARKED = 3
 SHOWN_TURNS = 12
 _BATCH_SIZE = 16

@@ -24,7 +24,7 @@ import _cli
 import jinja2
 import numpy as np
 import torch
-from evaluate import load_ranker
+from _rankers import load_ranker
 from tqdm.auto import tqdm
 
 from dataset_mod import PreparedMod, load_prepared

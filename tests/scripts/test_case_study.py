@@ -110,12 +110,10 @@ def test_a_page_shows_what_the_models_put_first(study, place):
     html = run(study, place, "--samples", sample, "--top", "4")
     page = Page(html)
     # The models' own words, asked directly.
-    from evaluate import load_ranker
-
     picked = [label for kind, label in page.stickers if kind == "pick"]
     wanted = []
     for name in ("cks", "clip"):
-        output = load_ranker(place / name, data, place / "data")[0].rank([row])
+        output = study.load_ranker(place / name, data, place / "data")[0].rank([row])
         order = np.argsort(-output.scores[0], kind="stable")
         wanted += [f"sticker {row['candidates'][n]}" for n in order[:4]]
         at = order.tolist().index(row["candidates"].index(row["sticker_id"])) + 1

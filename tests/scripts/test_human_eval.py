@@ -31,8 +31,6 @@ TELLING = ("CKS", "CLIP", "MMBERT", "mmbert", "of_", "seed0", "baseline")
 @pytest.fixture(scope="module")
 def human_eval():
     sys.path.insert(0, str(SCRIPTS))
-    # Another package of this name may be there already.
-    other = sys.modules.pop("evaluate", None)
     try:
         spec = importlib.util.spec_from_file_location("human_eval_", SCRIPTS / "human_eval.py")
         module = importlib.util.module_from_spec(spec)
@@ -40,9 +38,6 @@ def human_eval():
         yield module
     finally:
         sys.path.remove(str(SCRIPTS))
-        sys.modules.pop("evaluate", None)
-        if other:
-            sys.modules["evaluate"] = other
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-import sys
-from pathlib import Path
-
 import pytest
-from tiny_model import tiny_cks
 
-SPACE = Path(__file__).resolve().parents[3] / "hub_cards" / "space"
-# The Space's modules know each other by their bare names, as where it runs.
-sys.path.insert(0, str(SPACE))
+# Lets the tests import the modules of the Space.
+import space_folder  # noqa: F401
+from tiny_model import tiny_cks
 
 
 @pytest.fixture(scope="session")

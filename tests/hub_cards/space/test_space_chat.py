@@ -4,8 +4,8 @@ import re
 
 import chat
 import pytest
-from conftest import SPACE
 from PIL import Image
+from space_folder import SPACE
 
 CAT = chat.Sticker("cat", "a cat", Image.new("RGB", (4, 4)), "data:,")
 

@@ -9,16 +9,19 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import SPACE
 from PIL import Image
+from space_folder import SPACE
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra dev)")
 pytest.importorskip("gradio", reason="needs gradio (extra demo)")
 expect = playwright.expect
 
-sys.path.insert(0, str(SPACE.parents[1] / "scripts"))
+SCRIPTS = SPACE.parents[1] / "scripts"
+# Only while it is read: scripts/evaluate.py must not stand before the package of that name.
+sys.path.insert(0, str(SCRIPTS))
 import screenshots  # noqa: E402
 
+sys.path.remove(str(SCRIPTS))
 CHROMIUM = screenshots.find_chromium()
 pytestmark = [
     pytest.mark.browser,

@@ -10,9 +10,9 @@ import chat
 import pytest
 import selection
 import view
-from conftest import SPACE
 from huggingface_hub import metadata_load
 from PIL import Image, ImageChops
+from space_folder import SPACE
 
 ROOT = SPACE.parents[1]
 
