@@ -13,6 +13,7 @@ from tiny_model import tiny_cks
 from dataset_mod import load_prepared
 from dataset_mod.prepared import prepare
 from dataset_mod.synthetic import write_mini_release
+from modeling_cks.cks_ranker import CKSRanker
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 CANDIDATES = 11
@@ -143,14 +144,14 @@ def test_whole_set_ranks_every_sticker(place, evaluate):
 
 def test_knowledge_can_be_left_out_and_changes_the_scores(place, evaluate, monkeypatch):
     seen = []
-    real = evaluate.CKSRanker.rank
+    real = CKSRanker.rank
 
     def rank(self, rows):
         output = real(self, rows)
         seen.append(np.concatenate(output.scores))
         return output
 
-    monkeypatch.setattr(evaluate.CKSRanker, "rank", rank)
+    monkeypatch.setattr(CKSRanker, "rank", rank)
     for more in ([], ["--no-knowledge"]):
         output = place / "knowledge.json"
         evaluate.main(
