@@ -155,8 +155,10 @@ class CKSCollator:
         pixels: False leaves `pixel_values` out, where the stickers' features are known.
         features: gives the utterances' features where the encoder does not change (see
             [`CKSProcessor.encode_dialogues`]).
+
+    Attributes:
         clip_embeds: (len(inventory), hidden), CLIP's features of all stickers where CLIP does not
-            change.
+            change, else None; the trainer sets it.
     """
 
     def __init__(
@@ -166,10 +168,9 @@ class CKSCollator:
         knowledge: bool = True,
         pixels: bool = True,
         features: Callable[[Sequence[tuple[int, str]]], Tensor] | None = None,
-        clip_embeds: Tensor | None = None,
     ):
         self.features = features
-        self.clip_embeds = clip_embeds
+        self.clip_embeds: Tensor | None = None
         self.processor = processor
         self.inventory = inventory
         self.knowledge = knowledge
