@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data of sticker selection: MOD releases, prepared tables, negatives, a synthetic world.
+"""The data of sticker selection: MOD releases, prepared tables, bias, a synthetic world.
 
 Importing it makes `load_dataset("mod", "en" | "zh" | "stickers", data_dir=RELEASE)` work.
 """
@@ -26,6 +26,12 @@ _NAMES = {
     "NegativeSampler": "sampling",
     "draw_candidates": "sampling",
     "write_mini_release": "synthetic",
+    "EmotionalWords": "bias",
+    "find_emotional_words": "bias",
+    "load_marks": "bias",
+    "load_words": "bias",
+    "read_lexicon": "bias",
+    "with_bias": "bias",
 }
 __all__ = sorted(_NAMES)
 

@@ -24,7 +24,7 @@ from dataset_mod.layout import GENERATOR, is_mini_release
 from dataset_mod.sampling import CANDIDATES, draw_candidates
 from dataset_mod.synthetic_drawing import STYLES, encode_sticker
 from dataset_mod.synthetic_faces import FACES, draw_sticker
-from dataset_mod.synthetic_text import ATOMIC_COLUMNS, EMOTIONS, atomic_rows
+from dataset_mod.synthetic_text import ATOMIC_COLUMNS, EMOTIONS, WORDS, atomic_rows
 from dataset_mod.synthetic_world import (
     GRAPH,
     SEEN_STYLES,
@@ -58,8 +58,8 @@ def write_mini_release(
     """Write MOD-mini, its ATOMIC events and the truth about it; return the counts.
 
     The same arguments write the same bytes. Beside MOD's own files there are
-    `atomic/v4_atomic_mini.csv`, `captions.json` (sticker id to the text drawn on it, "" for none)
-    and `truth.json`.
+    `atomic/v4_atomic_mini.csv`, `captions.json` (sticker id to the text drawn on it, "" for none),
+    `lexicon.tsv` (the emotional words) and `truth.json`.
 
     Args:
         output_dir: an empty or new folder, or an earlier MOD-mini, which is replaced.
@@ -121,11 +121,9 @@ def write_mini_release(
     for split, count in zip(SPLITS, dialogues, strict=True):
         truths[split] = _write_split(output_dir, split, count, world, stickers, seed)
     rows = atomic_rows()
-    table = io.StringIO()
-    writer = csv.DictWriter(table, ATOMIC_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(output_dir / "atomic" / "v4_atomic_mini.csv", table.getvalue().encode())
+    _write_table(output_dir / "atomic" / "v4_atomic_mini.csv", ATOMIC_COLUMNS, rows)
+    lexicon = [{"word": word, "emotion": name} for name in EMOTIONS for word in WORDS[name]]
+    _write_table(output_dir / "lexicon.tsv", ("word", "emotion"), lexicon, delimiter="\t")
     _write_json(
         output_dir / "truth.json",
         {
@@ -230,6 +228,16 @@ def _write(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(content)
     beside.replace(path)
+
+
+def _write_table(
+    path: Path, columns: Sequence[str], rows: list[dict[str, str]], delimiter: str = ","
+) -> None:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n", delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(path, table.getvalue().encode())
 
 
 def _write_json(path: Path, value: object) -> None:

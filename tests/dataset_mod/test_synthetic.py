@@ -269,6 +269,7 @@ def test_the_layout_is_mods(release):
         "supplementary/emotion_dict.json",
         "atomic/v4_atomic_mini.csv",
         "captions.json",
+        "lexicon.tsv",
         "truth.json",
     }
     ids = read(release / "supplementary/img2id.json")
