@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from dataset_mod import load_prepared
+from dataset_mod.bias import load_words
 from dataset_mod.sampling import NegativeSampler
 from modeling_cks.backbones import build, parameter_counts
 from modeling_cks.training import (
@@ -25,6 +27,7 @@ from modeling_cks.training import (
     CKSTrainingArguments,
     StickerInventory,
     TrainingSamples,
+    WordIntervention,
 )
 
 _BACKBONES = ("text", "bert", "vision", "comet")
@@ -180,14 +183,17 @@ def main(argv: list[str] | None = None) -> int:
     processor.ocr_cache_path = str(options.data / "ocr.json")
     processor.knowledge_store = str(options.knowledge_store or options.data / "knowledge")
 
+    intervention = word_intervention(arguments, options.data, options.language)
     # The first process fills the caches of texts and knowledge, and the others find them full.
     with arguments.main_process_first():
         inventory = StickerInventory(data.stickers, processor)
+        samples = TrainingSamples(
+            train,
+            NegativeSampler(inventory.ids, inventory.emotions, arguments.seed),
+            intervention,
+        )
         if model_fields["use_knowledge"]:
-            _extract(processor, data)
-    samples = TrainingSamples(
-        train, NegativeSampler(inventory.ids, inventory.emotions, arguments.seed)
-    )
+            _extract(processor, samples, data.splits["validation"], arguments)
     callbacks = []
     if patience := recipe.get("early_stopping_patience"):
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
@@ -200,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         data.splits["validation"],
         callbacks=callbacks,
     )
-    identity = run_identity(recipe, backbones, data.fingerprint)
+    identity = run_identity(recipe, backbones, data.fingerprint, intervention)
     with arguments.main_process_first():
         checkpoint = last_checkpoint(options.output, identity, options.restart, trainer)
     start = time.monotonic()
@@ -229,6 +235,7 @@ def main(argv: list[str] | None = None) -> int:
                 peak_memory_mib=round(_cli.peak_memory_mib()),
                 parameters=parameter_counts(model),
                 frozen_parameters=trainer.frozen_parameters,
+                word_intervention=about_intervention(intervention),
                 best_checkpoint=Path(trainer.state.best_model_checkpoint or "").name or None,
                 validation=best,
                 history=trainer.state.log_history,
@@ -286,16 +293,35 @@ def _set_prior(model, prior: list[float]) -> None:
     vkd.prior.copy_(vkd.prior.new_tensor(prior))
 
 
-def _extract(processor, data) -> None:
+def word_intervention(
+    arguments: CKSTrainingArguments, data: Path, language: str | None
+) -> WordIntervention | None:
+    """Make the intervention that the recipe asks for, on the words that bias_report.py found.
+
+    Raises:
+        ValueError: nobody has looked for the data's emotional words yet.
+    """
+    if not arguments.word_intervention:
+        return None
+    words = load_words(data, language)
+    return WordIntervention(words, arguments.word_intervention, arguments.seed)
+
+
+def about_intervention(intervention: WordIntervention | None) -> dict | None:
+    """Say for the record which words were drawn anew, and how likely."""
+    if intervention is None:
+        return None
+    words = sorted((entry.word, entry.emotion) for entry in intervention.words.words.values())
+    return {"probability": intervention.probability, "words": words}
+
+
+def _extract(processor, samples: TrainingSamples, validation, arguments) -> None:
     """Fill the knowledge store with what is missing, so that no training step waits for COMET."""
     from tqdm.auto import tqdm
 
-    texts = {
-        turn["text"]
-        for split in ("train", "validation")
-        for row in data.splits[split]["utterances"]
-        for turn in row
-    }
+    epochs = math.ceil(arguments.num_train_epochs)
+    texts = {text for _, text in samples.utterances(processor.max_utterances, epochs)}
+    texts |= {turn["text"] for row in validation["utterances"] for turn in row}
     with tqdm(total=len(texts), desc="knowledge", unit="utterance") as bar:
         ordered = sorted(texts)
         for start in range(0, len(ordered), 512):
@@ -304,10 +330,15 @@ def _extract(processor, data) -> None:
             bar.update(len(part))
 
 
-def run_identity(recipe: Mapping, backbones: Mapping, fingerprint: str) -> str:
+def run_identity(
+    recipe: Mapping,
+    backbones: Mapping,
+    fingerprint: str,
+    intervention: WordIntervention | None = None,
+) -> str:
     """Hash what a checkpoint must have in common with this run to be gone on from."""
-    text = json.dumps([recipe, backbones, fingerprint], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    parts = [recipe, backbones, fingerprint, about_intervention(intervention)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def last_checkpoint(output: Path, identity: str, restart: bool, trainer: CKSTrainer) -> str | None:

@@ -84,13 +84,18 @@ def main(argv: list[str] | None = None) -> int:
     baseline.ocr_cache_path = str(options.data / "ocr.json")
     with arguments.main_process_first():
         inventory = baseline.use_stickers(data.stickers)
+    intervention = cks_training.word_intervention(arguments, options.data, options.language)
     samples = TrainingSamples(
         data.splits["train"],
         NegativeSampler(inventory.ids, inventory.emotions, arguments.seed),
+        intervention,
     )
     trainer = BaselineTrainer(baseline, arguments, samples, data.splits["validation"])
     identity = cks_training.run_identity(
-        {"kind": options.kind, "own": own, "training": training}, sources, data.fingerprint
+        {"kind": options.kind, "own": own, "training": training},
+        sources,
+        data.fingerprint,
+        intervention,
     )
     with arguments.main_process_first():
         checkpoint = cks_training.last_checkpoint(
@@ -116,6 +121,7 @@ def main(argv: list[str] | None = None) -> int:
                 peak_memory_mib=round(_cli.peak_memory_mib()),
                 parameters=parameter_counts(baseline),
                 frozen_parameters=trainer.frozen_parameters,
+                word_intervention=cks_training.about_intervention(intervention),
                 history=trainer.state.log_history,
             ),
         )

@@ -3,6 +3,7 @@
 
 from .arguments import CKSTrainingArguments
 from .collator import CKSCollator, StickerInventory, TrainingSamples
+from .intervention import WordIntervention
 from .trainer import CKSTrainer
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "CKSTrainingArguments",
     "StickerInventory",
     "TrainingSamples",
+    "WordIntervention",
 ]

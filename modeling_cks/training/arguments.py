@@ -19,6 +19,8 @@ class CKSTrainingArguments(TrainingArguments):
         group_by_dialogue: whether the samples of a dialogue stand in one batch. They share
             utterances, which are then encoded once for all of them, and are each other's
             negatives in contrast: same speakers, other moments.
+        word_intervention: how likely an utterance of a training dialogue has its words of
+            emotional preference replaced by words drawn at random, do(W); 0 leaves them.
     """
 
     backbone_learning_rate: float | None = field(
@@ -29,4 +31,7 @@ class CKSTrainingArguments(TrainingArguments):
     )
     group_by_dialogue: bool = field(
         default=False, metadata={"help": "Keep the samples of a dialogue in one batch."}
+    )
+    word_intervention: float = field(
+        default=0.0, metadata={"help": "Probability of redrawing an utterance's emotional words."}
     )

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from dataset_mod.sampling import NegativeSampler
 
 from ..processing_cks import CKSProcessor
+from .intervention import WordIntervention
 
 
 class StickerInventory:
@@ -72,11 +73,19 @@ class TrainingSamples(Dataset):
     """Training rows, each with the negative that the epoch draws for it and its sticker's share.
 
     The epoch lies in shared memory, so that worker processes that outlive an epoch see the next.
+
+    Args:
+        rows: rows of the training split.
+        sampler: draws the negatives.
+        intervention: draws the emotional words of the dialogues anew; None leaves them.
     """
 
-    def __init__(self, rows, sampler: NegativeSampler):
+    def __init__(
+        self, rows, sampler: NegativeSampler, intervention: WordIntervention | None = None
+    ):
         self.rows = rows
         self.sampler = sampler
+        self.intervention = intervention
         ids = [row["sticker_id"] for row in rows] if isinstance(rows, list) else rows["sticker_id"]
         counts = Counter(ids)
         self.shares = {sticker: count / len(rows) for sticker, count in counts.items()}
@@ -92,12 +101,14 @@ class TrainingSamples(Dataset):
             return [row["dialogue_id"] for row in self.rows]
         return list(self.rows["dialogue_id"])
 
-    def utterances(self, newest: int) -> list[tuple[int, str]]:
-        """Return the distinct (speaker, text) of the samples' newest utterances."""
+    def utterances(self, newest: int, epochs: int = 1) -> list[tuple[int, str]]:
+        """Return the distinct (speaker, text) of the samples' newest utterances in all epochs."""
+        epochs = min(epochs, self.intervention.variants) if self.intervention else 1
         said = {
             (turn["speaker"], turn["text"])
             for row in self.rows
-            for turn in row["utterances"][-newest:]
+            for epoch in range(epochs)
+            for turn in self._as_of(row, epoch)["utterances"][-newest:]
         }
         return sorted(said)
 
@@ -107,9 +118,13 @@ class TrainingSamples(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """Return a row, its `negative`, and the `share` of the samples that carry its sticker."""
-        row = self.rows[index]
-        negative = self.sampler.draw(index, row["sticker_id"], int(self._epoch))
+        epoch = int(self._epoch)
+        row = self._as_of(self.rows[index], epoch)
+        negative = self.sampler.draw(index, row["sticker_id"], epoch)
         return {**row, "negative": negative, "share": self.shares[row["sticker_id"]]}
+
+    def _as_of(self, row: dict, epoch: int) -> dict:
+        return self.intervention(row, epoch) if self.intervention else row
 
 
 class DialogueSampler(Sampler[int]):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import torch
@@ -163,7 +164,9 @@ class CKSTrainer(Trainer):
             self.data_collator.clip_embeds = _clip_embeds(extractor, self.inventory, model.device)
             self.data_collator.pixels = extractor.use_cim
         if self.features is not None and isinstance(self.train_dataset, TrainingSamples):
-            said = self.train_dataset.utterances(self.processor.max_utterances)
+            said = self.train_dataset.utterances(
+                self.processor.max_utterances, math.ceil(self.args.num_train_epochs)
+            )
             hidden = self.args.disable_tqdm or not self.is_world_process_zero()
             with tqdm(total=len(said), desc="utterances", unit="utterance", disable=hidden) as bar:
                 self.features(said, progress=bar.update)
