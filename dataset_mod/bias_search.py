@@ -27,7 +27,8 @@ from dataset_mod.schema import UNLABELLED
 PRIOR = 10.0
 """How many samples with the data's own mixture of classes are added to what was seen of a word."""
 MIN_COUNT = 5
-MIN_STRENGTH = math.log(2)
+MIN_STRENGTH = math.log(3)
+"""Three times the odds: below, most of what is found are function words ("are", "with")."""
 LEVEL = 0.05
 
 
@@ -80,6 +81,7 @@ def find_emotional_words(
             for word, n in place.items()
             if good[n].any()
         }  # fmt: skip
+        entries = {word: one for word, one in entries.items() if _adds(one, entries)}
     for word, emotion in lexicon.items():
         n = place[word]
         entries[word] = EmotionalWord(
@@ -221,6 +223,15 @@ def _count(
         for emotion, count in samples.get(word, {}).items():
             counts[n, emotion] = count
     return words, counts, totals
+
+
+def _adds(entry: EmotionalWord, entries: Mapping[str, EmotionalWord]) -> bool:
+    """Tell whether a pair of characters says more than either of them, as any other word does.
+
+    A pair across the border of two words ("very sad") owes what it says to one of its characters.
+    """
+    parts = [entries[unit] for *_, unit in units(entry.word) if unit in entries]
+    return all(part.strength <= entry.strength for part in parts if part.emotion == entry.emotion)
 
 
 def _candidates(text: str | None, reader: EmotionalWords) -> Iterator[str]:

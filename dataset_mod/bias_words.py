@@ -117,7 +117,8 @@ class EmotionalWords:
         for word, entry in self.words.items():
             if not 0 <= entry.emotion < len(self.emotions):
                 raise ValueError(f"{word!r}: no emotion {entry.emotion} of {len(self.emotions)}")
-            if word != entry.word or word != spelled([unit for *_, unit in units(word)]):
+            cut = [unit for *_, unit in units(word)]
+            if not cut or word != entry.word or word != spelled(cut):
                 raise ValueError(f"{word!r} is not a word as a text is cut into words")
 
     @cached_property
@@ -145,22 +146,23 @@ class EmotionalWords:
     def find(self, text: str | None) -> list[tuple[int, int, EmotionalWord]]:
         """Return the words of a text, (start, end, word) in order.
 
-        Of words that overlap the first is taken, and of those that begin together the longest.
+        Of words that overlap, a lexicon's is taken before one that was found, then the stronger,
+        then the longer, then the first.
         """
-        spans, found, place = [], units(text), 0
-        while place < len(found):
-            known = [
-                sequence
-                for sequence in sequences(text, found, place, self.longest)
-                if sequence in self.by_units
-            ]
-            if known:
-                stop = place + len(known[-1])
-                spans.append((found[place][0], found[stop - 1][1], self.by_units[known[-1]]))
-                place = stop
-            else:
-                place += 1
-        return spans
+        found, candidates = units(text), []
+        for place in range(len(found)):
+            for sequence in sequences(text, found, place, self.longest):
+                if sequence in self.by_units:
+                    candidates.append((place, len(sequence), self.by_units[sequence]))
+        if self.longest > 1:
+            candidates.sort(key=_preference)
+        taken: dict[int, tuple[int, int, EmotionalWord]] = {}
+        used: set[int] = set()
+        for place, length, entry in candidates:
+            if used.isdisjoint(range(place, place + length)):
+                used.update(range(place, place + length))
+                taken[place] = (found[place][0], found[place + length - 1][1], entry)
+        return [taken[place] for place in sorted(taken)]
 
     def utterances_of(self, row: Mapping) -> Sequence[Mapping]:
         """Return those utterances of a sample whose words count: its newest ones."""
@@ -270,6 +272,12 @@ def group_of(emotions: Mapping[int, int], label: int) -> str | None:
     if leading == {label}:
         return ALIGNED
     return CONFLICTING if leading and label not in leading else NEUTRAL
+
+
+def _preference(candidate: tuple[int, int, EmotionalWord]) -> tuple:
+    place, length, entry = candidate
+    strength = 0.0 if entry.from_lexicon else entry.strength
+    return not entry.from_lexicon, -strength, -length, place
 
 
 def _with_capitals_of(old: str, new: str) -> str:
