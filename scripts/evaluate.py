@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluate a trained CKS or baseline on prepared data, beside chance and the most frequent sticker.
 
-Writes the figures to RESULTS.json and every sample's rank to RESULTS.samples.jsonl beside it.
+Writes the figures, of all samples and of groups of them, to RESULTS.json and every sample's rank to
+RESULTS.samples.jsonl beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _cli
+import _groups
 from _rankers import load_ranker
 
 from dataset_mod import load_prepared
@@ -37,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     start = time.perf_counter()
     data = load_prepared(args.data, args.language)
     splits = _splits(args.split, list(data.splits), args.data)
+    groups = _groups.Groups(data, args.data, splits, args)
     ranker, inventory, training = load_ranker(args.model, data, args.data, args.knowledge)
     train = data.splits[TRAIN]
     frequent = MostFrequentRanker(train["sticker_id"], train["emotion"])
@@ -49,12 +52,12 @@ def main(argv: list[str] | None = None) -> int:
         began = time.perf_counter()
         metrics, records = _judged(ranker, rows, args)
         seconds = time.perf_counter() - began
+        often, often_records = _judged(frequent, rows, args, progress=False)
         found[split] = {
             "metrics": metrics,
-            "yardsticks": {
-                "chance": chance(rows, _at(args)),
-                frequent.name: _judged(frequent, rows, args, progress=False)[0],
-            },
+            "yardsticks": {"chance": chance(rows, _at(args)), frequent.name: often},
+            "groups": groups.figures(split, [records]),
+            "yardstick_groups": {frequent.name: groups.figures(split, [often_records])},
             "seconds": round(seconds, 2),
         }
         samples += [{"split": split, **record} for record in records]
@@ -68,8 +71,11 @@ def main(argv: list[str] | None = None) -> int:
         _cli.evidence(
             metrics=first["metrics"],
             yardsticks=first["yardsticks"],
+            groups=first["groups"],
+            yardstick_groups=first["yardstick_groups"],
             split=splits[0],
             **several,
+            grouped_by=groups.about,
             whole_set=args.whole_set,
             knowledge=args.knowledge and _takes_knowledge(ranker),
             model=args.model.resolve().name,
@@ -83,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         ),
     )
     print(table(found, ranker.name, args.whole_set))
+    print(f"\n{ranker.name} on groups of samples (words from: {groups.about['words_from']})")
+    print(_groups.table({split: of["groups"] for split, of in found.items()}))
     print(f"written to {args.output}, each sample's rank to {samples_path}")
     return 0
 
@@ -178,6 +186,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="rank all stickers of the data instead of each sample's candidates, every one by the"
         " full score: exact, and slow where there are many (give a small --batch-size)",
     )
+    _groups.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, not {args.batch_size}")

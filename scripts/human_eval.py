@@ -21,6 +21,7 @@ from itertools import groupby
 from pathlib import Path
 
 import _cli
+import _markdown as markdown
 import jinja2
 import numpy as np
 import torch
@@ -235,7 +236,7 @@ def render(found: Mapping) -> str:
     """Lay the figures out in Markdown, beside the published ones."""
     raters, published = found["raters"], found["published"]
     reference = found["models"][0]["name"]
-    head = ["", *CRITERIA]
+    columns = ["", *CRITERIA]
     lines = [
         "# Human evaluation",
         "",
@@ -249,24 +250,23 @@ def render(found: Mapping) -> str:
             else "No model weighs utterances, so Rel-c was not asked."
         ),
         "",
-        _row(head),
-        _row(["---"] * len(head)),
+        *markdown.head(columns),
     ]
     for model, figures in found["figures"].items():
-        lines.append(_row([model, *(_figure(figures.get(name)) for name in CRITERIA)]))
+        lines.append(markdown.row([model, *(_figure(figures.get(name)) for name in CRITERIA)]))
     alphas = [found["agreement"].get(name, {}).get("alpha") for name in CRITERIA]
     shown = ("-" if alpha is None else f"{alpha:.2f}" for alpha in alphas)
-    lines.append(_row(["agreement of raters (α)", *shown]))
+    lines.append(markdown.row(["agreement of raters (α)", *shown]))
     for model, figures in published["models"].items():
         values = dict(zip(published["figures"], figures, strict=True))
         cells = ["-" if values.get(name) is None else f"{values[name]:.2f}" for name in CRITERIA]
-        lines.append(_row([f"{model}, published", *cells]))
+        lines.append(markdown.row([f"{model}, published", *cells]))
     lines += ["", f"Published: {published['source']}. {' '.join(published['notes'])}"]
     if found["ahead"]:
-        lines += ["", f"## How far {reference} is ahead", "", _row(head), _row(["---"] * len(head))]
+        lines += ["", f"## How far {reference} is ahead", "", *markdown.head(columns)]
         for model, differences in found["ahead"].items():
-            cells = [_ahead(differences.get(name)) for name in CRITERIA]
-            lines.append(_row([f"of {model}", *cells]))
+            cells = [markdown.difference(differences.get(name), 2) for name in CRITERIA]
+            lines.append(markdown.row([f"of {model}", *cells]))
     return "\n".join([*lines, ""])
 
 
@@ -293,19 +293,6 @@ def _figure(found: Mapping | None) -> str:
     if found is None:
         return "-"
     return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
-
-
-def _ahead(difference: Mapping | None) -> str:
-    if difference is None:
-        return "-"
-    p = difference["p"]
-    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    low, high = difference["low"], difference["high"]
-    return f"{difference['mean']:+.2f} [{low:+.2f}, {high:+.2f}], {shown}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _positive(text: str) -> int:

@@ -16,11 +16,14 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import _cli
 import numpy as np
+from _groups import Groups, add_arguments
+from _tables_models import MODELS, REFERENCE, Model
+from _tables_page import FIGURES, SPLITS, TESTED, render
 from tqdm.auto import tqdm
 
 from dataset_mod import load_prepared
@@ -34,63 +37,6 @@ from modeling_cks.evaluation import (
     write_samples,
 )
 
-SPLITS = ("validation", "test_easy", "test_hard")
-FIGURES = ("R@1", "R@3", "R@5", "MRR", "Acc")
-TESTED = ("R@1", "MRR")
-REFERENCE = "cks"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A row of a table.
-
-    Attributes:
-        name: in files and on the command line.
-        title: in the table.
-        kind: `cks`, the kind of a baseline, or `yardstick`.
-        changes: what is set in the recipe.
-        weights: the checkpoint that it is published with, where text and vision do not make it up.
-    """
-
-    name: str
-    title: str
-    kind: str = "cks"
-    changes: tuple[str, ...] = ()
-    weights: str | None = None
-
-
-def _without(part: str, field: str) -> Model:
-    name = f"cks_without_{part.lower()}"
-    return Model(name, f"w/o {part}", changes=(f"model.{field}=false",))
-
-
-CKS = Model(REFERENCE, "CKS")
-TABLE_1 = (
-    Model("most_frequent", "most frequent sticker", "yardstick"),
-    Model("bag_of_words", "bag of words", "yardstick"),
-    Model("clip", "CLIP", "clip"),
-    Model(
-        "clip_dialogue", "CLIP (dialogue)", "clip", ("baselines.clip.settings.context=dialogue",)
-    ),
-    Model("vilt", "ViLT", "vilt", weights="dandelin/vilt-b32-mlm"),
-    Model("mod_gpt", "MOD-GPT", "mod_gpt", weights="openai-community/gpt2"),
-    Model("mmbert", "MMBERT", "mmbert"),
-    Model("blip2", "BLIP-2", "blip2", weights="Salesforce/blip2-itm-vit-g"),
-    Model("fromage", "FROMAGe", "fromage", weights="facebook/opt-6.7b and its maps"),
-    CKS,
-)
-TABLE_2 = (
-    CKS,
-    _without("KEUE", "use_keue"),
-    _without("VKD", "use_vkd"),
-    _without("CIM", "use_cim"),
-    _without("ITC", "use_itc"),
-    _without("ITM", "use_itm"),
-    _without("Emo", "use_emotion"),
-    _without("OCR", "use_ocr"),
-)
-MODELS = {model.name: model for model in (*TABLE_1, *TABLE_2)}
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
@@ -103,6 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="models being made")
     parser.add_argument("--results", type=Path, default=Path("results/tables"))
     parser.add_argument("--page", type=Path, default=Path("docs/tables.md"))
+    add_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
         "--models", nargs="+", choices=MODELS, metavar="MODEL", help=", ".join(MODELS)
@@ -128,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     for error in failed:
         print(f"failed: {error}", file=sys.stderr)
     _keep_trainings(chosen, options)
-    tables = collect(options.results, options.seeds, data.fingerprint)
+    groups = Groups(data, options.data, [s for s in SPLITS if s in data.splits], options)
+    tables = collect(options.results, options.seeds, data.fingerprint, groups)
     _cli.write_json(options.results / "tables.json", tables)
     options.page.parent.mkdir(parents=True, exist_ok=True)
     options.page.write_text(render(tables), encoding="utf-8")
@@ -252,8 +200,10 @@ def _run_cell(options: argparse.Namespace, model: Model, seed: int, bar) -> str 
     return None
 
 
-def collect(results: Path, seeds: list[int], fingerprint: str) -> dict:
-    """Gather all finished cells: means, spreads, and differences from CKS.
+def collect(
+    results: Path, seeds: list[int], fingerprint: str, groups: Groups | None = None
+) -> dict:
+    """Gather all finished cells: means, spreads, differences from CKS, and figures of groups.
 
     Raises:
         ValueError: a cell is unreadable or was judged on other data; or there is none.
@@ -288,6 +238,9 @@ def collect(results: Path, seeds: list[int], fingerprint: str) -> dict:
             figures[model.name, split] = {
                 name: np.mean([each[name] for each in of_seeds], axis=0) for name in FIGURES
             }
+            if groups and split in groups.of:
+                of_groups = models[model.name].setdefault("groups", {})
+                of_groups[split] = groups.figures(split, found)
     if not models:
         raise ValueError(f"{results}: there is no finished cell to render")
     for name, about in models.items():
@@ -308,7 +261,8 @@ def collect(results: Path, seeds: list[int], fingerprint: str) -> dict:
             if dialogues[split]
         }
     published = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
-    return {"models": models, "data": {"fingerprint": fingerprint}, "published": published}
+    told = {"groups": groups.about} if groups else {}
+    return {"models": models, "data": {"fingerprint": fingerprint}, **told, "published": published}
 
 
 def _read_cell(path: Path, fingerprint: str) -> dict:
@@ -390,119 +344,6 @@ def _mean_figures(split: str, cells: dict[int, dict]) -> dict:
             spread = statistics.stdev(values) if len(values) > 1 else None
             found[figure] = {"mean": statistics.mean(values), "spread": spread, "seeds": values}
     return found
-
-
-def render(tables: dict) -> str:
-    """Lay the tables out in Markdown."""
-    models = tables["models"]
-    some = next((about for about in models.values() if about.get("machine")), {})
-    machine = some.get("machine") or {}
-    seeds = next(iter(models.values()))["asked_seeds"]
-    for about in models.values():
-        seeds = about["asked_seeds"] if len(about["asked_seeds"]) > len(seeds) else seeds
-    lines = [
-        "# Tables 1 and 2",
-        "",
-        "Written by `scripts/tables.py` from result files; do not edit by hand.",
-        "",
-        f"Data {tables['data']['fingerprint'][:12]}; {some.get('epochs', '?')} epochs in batches "
-        f"of {some.get('batch', '?')} for every model; seeds {', '.join(map(str, seeds))}; "
-        f"{machine.get('cores', '?')} cores, {machine.get('cpu', '?')}. Figures in percent, "
-        "mean over seeds ± standard deviation; Acc. is the emotion's, given the right sticker. How "
-        "far CKS is ahead: 95 % interval and p of a paired bootstrap over dialogues. It holds for "
-        "these trained models; how much another seed would change stands behind ±.",
-        "",
-        "† without the pretrained weights it is published with. It starts from what the last table "
-        "names, and from scratch where that has nothing for a part, so that the row says little of "
-        "the method.",
-    ]
-    for number, (rows, splits) in enumerate(((TABLE_1, SPLITS), (TABLE_2, SPLITS)), start=1):
-        for split in splits:
-            lines += ["", f"## Table {number}: {split}", ""]
-            lines += _table(rows, split, tables)
-    lines += ["", *(f"Note: {note}" for note in tables["published"]["notes"]), ""]
-    lines += ["## What each model was trained with", "", *_trainings(tables), ""]
-    return "\n".join(lines)
-
-
-def _table(rows: tuple[Model, ...], split: str, tables: dict) -> list[str]:
-    head = [
-        "model",
-        *FIGURES,
-        "CKS ahead in R@1",
-        "CKS ahead in MRR",
-        "published on MOD: R@1, MRR, Acc",
-    ]
-    lines = [_row(head), _row(["---"] * len(head))]
-    for model in rows:
-        about = tables["models"].get(model.name)
-        published = tables["published"]["models"].get(model.name, {}).get(split)
-        shown = "-"
-        if published:
-            r1, _, _, mrr, acc = published
-            shown = ", ".join("-" if value is None else f"{value:.2f}" for value in (r1, mrr, acc))
-        if about is None:
-            lines.append(_row([model.title, *["not run"] * len(FIGURES), "-", "-", shown]))
-            continue
-        title = model.title + (", zero-shot" if about.get("zero_shot") else "")
-        title += " †" if about.get("without_weights") else ""
-        if len(about["seeds"]) < len(about["asked_seeds"]):
-            title += f" ({len(about['seeds'])} of {len(about['asked_seeds'])} seeds)"
-        cells = [_figure(about["splits"][split].get(figure)) for figure in FIGURES]
-        against = about.get("against_cks", {}).get(split)
-        ahead = [_ahead(against[figure]) if against else "-" for figure in TESTED]
-        lines.append(_row([title, *cells, *ahead, shown]))
-    return lines
-
-
-def _trainings(tables: dict) -> list[str]:
-    """Give each model's budget and what it started from; say where the budgets differ."""
-    head = ["model", "epochs", "batch", "steps", "seconds", "trained parameters", "all", "from"]
-    lines = [_row(head), _row(["---"] * len(head))]
-    budgets = set()
-    for about in tables["models"].values():
-        if "backbones" not in about:
-            continue
-        if not about["zero_shot"]:
-            budgets.add((about["epochs"], about["batch"], about["steps"]))
-        seconds = [value for value in about["seconds"] if value is not None]
-        parts = [f"{part} {name}" for part, name in about["backbones"].items() if name]
-        if about["without_weights"]:
-            parts.append(f"without {about['without_weights']}")
-        cells = [
-            *(about[field] for field in ("epochs", "batch", "steps")),
-            f"{statistics.mean(seconds):.0f}" if seconds else None,
-            *(
-                about[field] and f"{about[field] / 1e6:.1f} M"
-                for field in ("trained_parameters", "parameters")
-            ),
-            ", ".join(parts),
-        ]
-        lines.append(
-            _row([about["title"], *("-" if cell is None else str(cell) for cell in cells)])
-        )
-    if len(budgets) > 1:
-        lines += ["", "The models did not get the same budget: compare their rows with care."]
-    return lines
-
-
-def _figure(found: dict | None) -> str:
-    if found is None:
-        return "-"
-    spread = "" if found["spread"] is None else f" ± {found['spread']:.1f}"
-    return f"{found['mean']:.1f}{spread}"
-
-
-def _ahead(difference: dict) -> str:
-    p = difference["p"]
-    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return (
-        f"{difference['mean']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}], {shown}"
-    )
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

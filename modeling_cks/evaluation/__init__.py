@@ -3,11 +3,21 @@
 
 from .bag_of_words import BagOfWordsRanker
 from .evaluator import EvaluationResult, Ranker, RankerOutput, evaluate_ranker, write_samples
+from .groups import (
+    CONTRASTS,
+    LEAST_SAMPLES,
+    group_figures,
+    sample_groups,
+    sample_key,
+    training_stickers,
+)
 from .metrics import emotion_accuracy, mean_reciprocal_rank, ranking_metrics, ranks, recall_at
 from .significance import Difference, paired_bootstrap, sample_figures
 from .yardsticks import ChanceRanker, MostFrequentRanker
 
 __all__ = [
+    "CONTRASTS",
+    "LEAST_SAMPLES",
     "BagOfWordsRanker",
     "ChanceRanker",
     "Difference",
@@ -17,11 +27,15 @@ __all__ = [
     "RankerOutput",
     "emotion_accuracy",
     "evaluate_ranker",
+    "group_figures",
     "mean_reciprocal_rank",
     "paired_bootstrap",
     "ranking_metrics",
     "ranks",
     "recall_at",
     "sample_figures",
+    "sample_groups",
+    "sample_key",
+    "training_stickers",
     "write_samples",
 ]

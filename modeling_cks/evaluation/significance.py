@@ -93,7 +93,8 @@ def paired_bootstrap(
     _, groups = np.unique(np.asarray(dialogues)[counted], return_inverse=True)
     sums = np.bincount(groups, weights=difference)
     sizes = np.bincount(groups)
-    totals = _draw(len(sizes), resamples, seed) @ np.stack([sums, sizes], 1).astype(np.float32)
+    drawn = draw_dialogues(len(sizes), resamples, seed)
+    totals = drawn @ np.stack([sums, sizes], 1).astype(np.float32)
     means = totals[:, 0] / totals[:, 1]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     beyond = min((means <= 0).sum(), (means >= 0).sum())
@@ -105,7 +106,7 @@ def paired_bootstrap(
 
 # A table compares many rankers on the same samples, and drawing takes longer than comparing.
 @lru_cache(maxsize=4)
-def _draw(dialogues: int, resamples: int, seed: int) -> np.ndarray:
+def draw_dialogues(dialogues: int, resamples: int, seed: int) -> np.ndarray:
     """Draw dialogues with replacement; give how often each was drawn, (resamples, dialogues)."""
     shares = np.full(dialogues, 1 / dialogues)
     drawn = np.random.default_rng(seed).multinomial(dialogues, shares, size=resamples)

@@ -162,6 +162,61 @@ def test_knowledge_can_be_left_out_and_changes_the_scores(place, evaluate, monke
     assert not np.allclose(seen[0], seen[1])
 
 
+def test_groups_are_figures_of_their_samples(place, evaluate, results, tmp_path, capsys):
+    found, samples = results
+    # Of a dozen dialogues no word is found, so that words are given; likewise styles.
+    (tmp_path / "words.tsv").write_text("word\temotion\nsad\tsadness\nhappy\tjoy\nplain\tneutral\n")
+    data = load_prepared(place / "data")
+    styles = {sticker: ("odd", "even")[int(sticker) % 2] for sticker in data.stickers["id"]}
+    (tmp_path / "styles.json").write_text(json.dumps(styles))
+    output = tmp_path / "r.json"
+    assert found["groups"] == found["splits"]["test_easy"]["groups"]
+    assert set(found["groups"]) == {"bias", "sticker"}
+    assert found["grouped_by"]["styles"] is None
+    evaluate.main(
+        [str(place / "model"), "--data", str(place / "data"), "--output", str(output)]
+        + ["--split", "test_easy,test_hard", "--lexicon", str(tmp_path / "words.tsv")]
+        + ["--styles", str(tmp_path / "styles.json")]
+    )
+    again = json.loads(output.read_text())
+    assert again["grouped_by"] == {
+        "words": 3, "words_from": "words.tsv", "styles": 2, "least": 20
+    }  # fmt: skip
+    seen = {row["sticker_id"] for row in data.splits["train"]}
+    seen |= {turn["sticker_id"] for row in data.splits["train"] for turn in row["utterances"]}
+    for split, of in again["splits"].items():
+        of_split = [one for one in samples if one["split"] == split]
+        groups = of["groups"]["sticker"]["groups"]
+        assert sum(group["samples"] for group in groups.values()) == len(of_split)
+        for name, group in groups.items():
+            ranks = [s["rank"] for s in of_split if (s["sticker_id"] in seen) is (name == "seen")]
+            assert group["R@1"]["mean"] == pytest.approx(100 * np.mean(np.array(ranks) == 1))
+            assert group["samples"] == len(ranks)
+        assert set(of["groups"]["style"]["groups"]) == {"seen"}
+        assert set(of["yardstick_groups"]["most frequent sticker"]) == set(of["groups"])
+        rows = {(row["dialogue_id"], row["turn"]): row for row in data.splits[split]}
+        neutral = [s for s in of_split if s["emotion"] != -1 and not any(
+            word in turn["text"].lower() for word in ("sad", "happy", "plain")
+            for turn in rows[s["dialogue_id"], s["turn"]]["utterances"])]  # fmt: skip
+        assert of["groups"]["bias"]["groups"]["neutral"]["samples"] >= len(neutral) > 0
+    shown = capsys.readouterr().out
+    assert "words from: words.tsv" in shown and "test_hard   sticker unseen" in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "not valid JSON"), ('["flat"]', "no JSON object"), ('{"999": "a"}', "no sticker '999'"),
+     ('{"000": 3}', "sticker '000': 3 is not the name of a style")],
+)  # fmt: skip
+def test_styles_that_do_not_fit_are_named(place, evaluate, tmp_path, content, said):
+    (tmp_path / "s.json").write_text(content)
+    arguments = [str(place / "model"), "--data", str(place / "data"), "--styles"]
+    with pytest.raises(ValueError, match=said):
+        evaluate.main([*arguments, str(tmp_path / "s.json"), "--output", str(tmp_path / "r.json")])
+    with pytest.raises(ValueError, match="gone.json: no such file"):
+        evaluate.main([*arguments, "gone.json", "--output", str(tmp_path / "r.json")])
+
+
 def test_bad_input_is_one_line_and_code_2(place, tmp_path):
     """Through the shell once; the other cases below call `main` itself."""
     done = subprocess.run(

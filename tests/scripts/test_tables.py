@@ -209,9 +209,68 @@ def test_the_columns_of_what_cks_is_ahead_are_in_their_order(tables, tmp_path):
 
 
 def test_an_interval_runs_upwards_and_a_small_p_is_only_bounded(tables):
-    difference = {"mean": 1.0, "low": -0.5, "high": 2.5}
-    assert tables._ahead({**difference, "p": 0.02}) == "+1.0 [-0.5, +2.5], p = 0.020"
-    assert tables._ahead({**difference, "p": 0.0004}) == "+1.0 [-0.5, +2.5], p < 0.001"
+    from _markdown import difference
+
+    found = {"mean": 1.0, "low": -0.5, "high": 2.5}
+    assert difference({**found, "p": 0.02}) == "+1.0 [-0.5, +2.5], p = 0.020"
+    assert difference({**found, "p": 0.0004}, 2) == "+1.00 [-0.50, +2.50], p < 0.001"
+    assert difference(None) == "-"
+
+
+class KnownGroups:
+    """Every second sample is aligned, and all but one of a split have a sticker that was seen."""
+
+    about = {"words": 5, "words_from": "a file", "styles": None, "least": 2}
+
+    def __init__(self, tables, count):
+        keys = [(f"d{n // 2}", n % 2) for n in range(count)]
+        of = {"bias": {k: ("aligned", "conflicting")[k[1]] for k in keys},
+              "sticker": dict.fromkeys(keys, "seen") | {keys[0]: "unseen"}}  # fmt: skip
+        self.of = {"validation": of}
+
+    def figures(self, split, seeds):
+        from modeling_cks.evaluation import group_figures
+
+        contrast = ("aligned", "conflicting")
+        return {name: group_figures(seeds, groups, contrast=contrast, least=2)
+                for name, groups in self.of[split].items()}  # fmt: skip
+
+
+def test_groups_are_gathered_and_laid_out(tables, tmp_path):
+    cell(tables, tmp_path, "cks", 0, [1, 2, 1, 2, 1, 1])
+    cell(tables, tmp_path, "cks", 1, [1, 2, 2, 2, 1, 2])
+    cell(tables, tmp_path, "mmbert", 0, [4, 1, 4, 1, 4, 1])
+    found = tables.collect(tmp_path, [0, 1], "f", KnownGroups(tables, 6))
+    of = found["models"]["cks"]["groups"]
+    assert set(of) == {"validation"}
+    aligned = of["validation"]["bias"]["groups"]["aligned"]["R@1"]
+    assert aligned["seeds"] == pytest.approx([100, 200 / 3])
+    page = tables.render(found)
+    assert page.index("## Groups") < page.index("## What each model was trained with")
+    assert "(5 words, from: a file)" in page
+    assert "| model | aligned (3) | conflicting (3) | worst in R@1, gap |" in page
+    assert "| CKS | 83.3, 91.7, - | 16.7, 58.3, - | conflicting, 66.7 | conflicting, 33.3 |" in page
+    assert "| MMBERT (1 of 2 seeds) | 0.0, 25.0, - | 100.0, 100.0, - | aligned, 100.0 |" in page
+    assert "| -100.0 [-100.0, -100.0], p < 0.001 |" in page
+    assert "### validation: the right sticker\n\nToo few to compare: 5 seen, 1 unseen." in page
+    assert "### test_hard: words" not in page
+    assert "## Groups" not in tables.render(tables.collect(tmp_path, [0, 1], "f"))
+
+
+def test_groups_of_finished_cells_need_no_run(tables, place, monkeypatch):
+    run(tables, place, "--seeds", "0", "--models", "most_frequent")
+    monkeypatch.setattr(tables, "_run", lambda *_: pytest.fail("ran"))
+    (place / "words.json").write_text('{"joy": ["happy"], "sadness": ["sad"]}')
+    run(tables, place, "--seeds", "0", "--only-render", "--lexicon", str(place / "words.json"))
+    found = json.loads((place / "results" / "tables.json").read_text())
+    assert found["groups"]["words_from"] == "words.json"
+    data = load_prepared(place / "data")
+    for split, of in found["models"]["most_frequent"]["groups"].items():
+        sizes = {name: one["samples"] for name, one in of["sticker"]["groups"].items()}
+        assert sum(sizes.values()) == len(data.splits[split])
+        # Counted apart when the data was prepared.
+        unseen = data.statistics["splits"]["en"][split]["rows_with_answer_unseen_in_train"]
+        assert sizes.get("unseen", 0) == unseen
 
 
 def test_a_yardstick_has_one_cell_whatever_the_seeds(tables, tmp_path):
@@ -224,7 +283,7 @@ def test_a_yardstick_has_one_cell_whatever_the_seeds(tables, tmp_path):
 
 
 def test_every_ablation_takes_its_own_part_away(tables):
-    changes = {model.title: model.changes for model in tables.TABLE_2}
+    changes = {m.title: m.changes for m in tables.MODELS.values() if m.kind == "cks"}
     parts = {"KEUE": "keue", "VKD": "vkd", "CIM": "cim", "ITC": "itc", "ITM": "itm",
              "Emo": "emotion", "OCR": "ocr"}  # fmt: skip
     assert changes == {
@@ -233,7 +292,7 @@ def test_every_ablation_takes_its_own_part_away(tables):
     config = CKSConfig()
     assert all(getattr(config, f"use_{part}") is True for part in parts.values())
     published = json.loads((SCRIPTS / "published.json").read_text())["models"]
-    assert {model.name for model in tables.TABLE_2} <= set(published)
+    assert {m.name for m in tables.MODELS.values() if m.kind == "cks"} <= set(published)
 
 
 @pytest.mark.parametrize(
