@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -122,7 +123,10 @@ def _svg(figure) -> str:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     # Several stand on one page: no name may be there twice, and few are used at all.
-    used = set(re.findall(r"#([\w-]+)", text))
-    text = re.sub(r' id="([\w-]+)"', lambda id: id[0] if id[1] in used else "", text)
-    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 system-ui, sans-serif", text)
+    mine = hashlib.sha256(text.encode()).hexdigest()[:8]
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{mine}-", text)
+    text = re.sub(r' id="([^"]+)"', rf' id="{mine}-\1"', text)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda name: name[0] if name[1] in used else "", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
     return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

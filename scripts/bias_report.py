@@ -29,13 +29,18 @@ from dataset_mod.bias import (
     read_lexicon,
     write_marks,
 )
-from dataset_mod.bias_figures import Sample, describe_split, read_samples, strongest_pairs
+from dataset_mod.bias_figures import PLACES, Sample, describe_split, read_samples, strongest_pairs
 from dataset_mod.bias_marks import bias_folder
 from dataset_mod.bias_search import LEVEL, MIN_COUNT, MIN_STRENGTH, PRIOR
 from dataset_mod.schema import TRAIN
 
 TEMPLATE = "bias_report.html.j2"
 SHOWN_WORDS, SHOWN_PAIRS, SHOWN_SAMPLES = 24, 12, 3
+CROSSED = {
+    "theme_label": ("sticker’s emotion", "label"),
+    "word_label": ("words’ emotion", "label"),
+    "word_theme": ("words’ emotion", "sticker’s emotion"),
+}
 _CHOSEN_BY = 0  # the seed that draws the samples shown
 
 
@@ -178,47 +183,49 @@ def render(report: Mapping, data: PreparedMod, shown: Mapping[str, Sequence[Mapp
     wanted |= {pair["second"] for pair in report["word_sticker"]["pairs"]}
     wanted |= {pair["first"] for pair in report["sticker_emotion"]["pairs"]}
     places = {sticker: n for n, sticker in enumerate(data.stickers["id"])}
-    drawings = {
-        "groups": plots.groups_plot({split: of["groups"] for split, of in splits.items()}),
-        "cooccurrence": plots.shares_plot(
-            {
-                name: {
-                    split: (
-                        of["cooccurrence"][name]["sticker_and_label"],
-                        of["cooccurrence"][name]["expected"]["share"],
-                    )
-                    for split, of in themed.items()
-                }
-                for name in with_words
-            }
-        ),
-        "places": plots.shares_plot(
-            {
-                place: {split: (of["places"][place], of["places"][place]["expected"])
-                        for split, of in splits.items()}
-                for place in splits[TRAIN]["places"]
-            }
-        ),
-    }  # fmt: skip
-    crossed = {
-        "theme_label": ("sticker’s emotion", "label"),
-        "word_label": ("words’ emotion", "label"),
-        "word_theme": ("words’ emotion", "sticker’s emotion"),
-    }
-    for name, sides in crossed.items():
-        counts = splits[TRAIN]["tables"][name]["counts"]
-        drawings[name] = plots.cross_plot(counts, report["emotions"], *sides)
     return page_template(TEMPLATE).render(
         report=report,
         splits=splits,
         themed=themed,
         with_words=with_words,
-        crossed=crossed,
-        drawings=drawings,
+        crossed=CROSSED,
+        drawings=draw(report, themed, with_words),
         examples=shown,
         stickers={one: data_uri(data.stickers[places[one]]["image"]) for one in sorted(wanted)},
         train=TRAIN,
     )
+
+
+def draw(report: Mapping, themed: Mapping[str, Mapping], with_words: Sequence[str]) -> dict:
+    """Draw the plots of the page: name -> SVG."""
+    splits = report["splits"]
+    drawings = {
+        "groups": plots.groups_plot({split: of["groups"] for split, of in splits.items()}),
+        "places": plots.shares_plot(
+            {
+                place: {
+                    split: (of["places"][place], of["places"][place]["expected"])
+                    for split, of in splits.items()
+                }
+                for place in PLACES
+            }
+        ),
+    }
+    if themed and with_words:
+        together = {split: of["cooccurrence"] for split, of in themed.items()}
+        drawings["cooccurrence"] = plots.shares_plot(
+            {
+                name: {
+                    split: (of[name]["sticker_and_label"], of[name]["expected"]["share"])
+                    for split, of in together.items()
+                }
+                for name in with_words
+            }
+        )
+    for name, sides in CROSSED.items():
+        counts = splits[TRAIN]["tables"][name]["counts"]
+        drawings[name] = plots.cross_plot(counts, report["emotions"], *sides)
+    return drawings
 
 
 def _labelled(of: Mapping) -> int:
