@@ -152,8 +152,8 @@ def read_lexicon(path: str | os.PathLike, emotions: Sequence[str]) -> dict[str, 
         for where, word, emotion in read(path):
             number = numbers.get(str(emotion).strip().casefold())
             if number is None:
-                has = ", ".join(emotions)
-                raise ValueError(f"{where}: the data have no emotion {emotion!r}, only {has}")
+                has = f"only {', '.join(emotions)}" if emotions else "nor any other"
+                raise ValueError(f"{where}: the data have no emotion {emotion!r}, {has}")
             key = _canonical(word, where)
             if lexicon.setdefault(key, number) != number:
                 raise ValueError(f"{where}: {key!r} had {emotions[lexicon[key]]!r} before")

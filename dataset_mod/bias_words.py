@@ -146,8 +146,8 @@ class EmotionalWords:
     def find(self, text: str | None) -> list[tuple[int, int, EmotionalWord]]:
         """Return the words of a text, (start, end, word) in order.
 
-        Of words that overlap, a lexicon's is taken before one that was found, then the stronger,
-        then the longer, then the first.
+        Of words that overlap, a lexicon's is taken before one that was found, then the longer
+        ("not happy" before "happy"), then the stronger, then the first.
         """
         found, candidates = units(text), []
         for place in range(len(found)):
@@ -277,7 +277,7 @@ def group_of(emotions: Mapping[int, int], label: int) -> str | None:
 def _preference(candidate: tuple[int, int, EmotionalWord]) -> tuple:
     place, length, entry = candidate
     strength = 0.0 if entry.from_lexicon else entry.strength
-    return not entry.from_lexicon, -strength, -length, place
+    return not entry.from_lexicon, -length, -strength, place
 
 
 def _with_capitals_of(old: str, new: str) -> str:

@@ -76,7 +76,7 @@ def test_of_words_that_begin_together_the_longest_is_found(english):
     assert found(english, "fed") == [("fed", "fed")]
 
 
-def test_of_words_that_overlap_the_lexicons_then_the_stronger_is_found():
+def test_of_words_that_overlap_the_lexicons_then_the_longer_then_the_stronger_is_found():
     def of(**strengths):
         entries = [EmotionalWord(one, SAD, strength=s) for one, s in strengths.items()]
         return EmotionalWords({one.word: one for one in entries}, EMOTIONS)
@@ -84,6 +84,7 @@ def test_of_words_that_overlap_the_lexicons_then_the_stronger_is_found():
     assert found(of(很难=1.0, 难过=2.0), "很难过") == [("难过", "难过")]
     assert found(of(很难=2.0, 难过=1.0, 过=0.5), "很难过") == [("很难", "很难"), ("过", "过")]
     assert found(of(很难=1.0, 难过=1.0), "很难过") == [("很难", "很难")]
+    assert found(of(难过=1.0, 过=3.0, 很=0.1), "很难过") == [("很", "很"), ("难过", "难过")]
     given = of(很难=-1.0, 难过=2.0).words
     given = {**given, "很难": replace(given["很难"], from_lexicon=True)}
     assert found(EmotionalWords(given, EMOTIONS), "很难过") == [("很难", "很难")]
