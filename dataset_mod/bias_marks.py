@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,7 +57,7 @@ def with_bias(dataset: Dataset, words: EmotionalWords) -> Dataset:
 
 def write_marks(
     folder: str | os.PathLike,
-    splits: Mapping[str, Dataset],
+    splits: Mapping[str, Iterable[Mapping]],
     words: EmotionalWords,
     fingerprint: str,
 ) -> None:
@@ -65,7 +65,7 @@ def write_marks(
 
     Args:
         folder: where to; see `bias_folder`.
-        splits: the dialogue tables.
+        splits: the rows of each split's dialogue table.
         words: what marks them.
         fingerprint: of the prepared data.
     """
@@ -104,7 +104,7 @@ def load_words(data_dir: str | os.PathLike, language: str | None = None) -> Emot
     return EmotionalWords.load(bias_folder(data_dir, language) / WORDS_FILE)
 
 
-def _marks(split: str, table: Dataset, words: EmotionalWords) -> list[dict]:
+def _marks(split: str, table: Iterable[Mapping], words: EmotionalWords) -> list[dict]:
     rows = []
     for row in table:
         found = words.find_in(row)

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     language = args.language or data.statistics["languages"][0]
     lexicon = read_lexicon(args.lexicon, data.emotions) if args.lexicon else None
     words = find_emotional_words(
-        tqdm(data.splits[TRAIN], desc="words", unit=" samples", disable=None),
+        _watched(data.splits[TRAIN], "words"),
         data.emotions,
         lexicon=lexicon,
         found=not args.lexicon_only,
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.output or bias_folder(args.data, language)
     themes = dict(zip(data.stickers["id"], data.stickers["emotion"], strict=True))
     samples = {
-        split: read_samples(tqdm(table, desc=split, unit=" samples", disable=None), words, themes)
+        split: read_samples(_watched(table, split), words, themes)
         for split, table in data.splits.items()
     }
     report = describe(samples, words, themes, data, language)
@@ -73,12 +73,17 @@ def main(argv: list[str] | None = None) -> int:
         },
     )  # fmt: skip
     html = render(report, data, examples(data, samples, words))
-    write_marks(folder, data.splits, words, data.fingerprint)
+    tables = {split: _watched(table, f"{split} marks") for split, table in data.splits.items()}
+    write_marks(folder, tables, words, data.fingerprint)
     _cli.write_json(folder / "report.json", report)
     _cli.write_bytes(folder / "report.html", html.encode())
     print(summary(report))
     print(f"written to {folder}: report.html, report.json, words.json, marks.parquet")
     return 0
+
+
+def _watched(table: Iterable[Mapping], what: str) -> Iterable[Mapping]:
+    return tqdm(table, desc=what, unit=" samples", disable=None)
 
 
 def describe(
