@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoProcessor
 import modeling_cks  # noqa: F401
 from dataset_mod import PreparedMod
 from modeling_cks.baselines import load_baseline
+from modeling_cks.baselines.base import Baseline
 from modeling_cks.cks_ranker import CKSRanker
 from modeling_cks.training import StickerInventory
 
@@ -38,6 +39,22 @@ def load_ranker(folder: Path, data: PreparedMod, data_dir: Path, knowledge: bool
     inventory = StickerInventory(data.stickers, processor)
     ranker = CKSRanker(model.to(_device()), processor, inventory, knowledge=knowledge)
     return ranker, inventory, training
+
+
+def with_stickers(ranker, stickers):
+    """Return a ranker that judges by another table of stickers.
+
+    A CKS as it was goes on judging by its own; a baseline knows one table at a time.
+    """
+    if isinstance(ranker, Baseline):
+        ranker.use_stickers(stickers)
+        return ranker
+    collator = ranker.collator
+    inventory = StickerInventory(stickers, collator.processor)
+    return CKSRanker(
+        ranker.model, collator.processor, inventory, knowledge=collator.knowledge,
+        features=collator.features,
+    )  # fmt: skip
 
 
 def _device() -> str:

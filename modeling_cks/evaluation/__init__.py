@@ -12,6 +12,17 @@ from .groups import (
     training_stickers,
 )
 from .metrics import emotion_accuracy, mean_reciprocal_rank, ranking_metrics, ranks, recall_at
+from .probes import (
+    REPAINTS,
+    Counterfactual,
+    delete_words,
+    movements,
+    restyle,
+    reword,
+    summarise,
+    swap_last_utterance,
+    swap_words,
+)
 from .significance import Difference, paired_bootstrap, sample_figures
 from .yardsticks import ChanceRanker, MostFrequentRanker
 
@@ -20,22 +31,31 @@ __all__ = [
     "LEAST_SAMPLES",
     "BagOfWordsRanker",
     "ChanceRanker",
+    "Counterfactual",
     "Difference",
     "EvaluationResult",
     "MostFrequentRanker",
+    "REPAINTS",
     "Ranker",
     "RankerOutput",
+    "delete_words",
     "emotion_accuracy",
     "evaluate_ranker",
     "group_figures",
     "mean_reciprocal_rank",
+    "movements",
     "paired_bootstrap",
     "ranking_metrics",
     "ranks",
     "recall_at",
+    "restyle",
+    "reword",
     "sample_figures",
     "sample_groups",
     "sample_key",
+    "summarise",
+    "swap_last_utterance",
+    "swap_words",
     "training_stickers",
     "write_samples",
 ]
