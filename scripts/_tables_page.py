@@ -6,7 +6,7 @@ from __future__ import annotations
 import statistics
 
 from _markdown import difference, head, row
-from _tables_models import TABLE_1, TABLE_2, Model
+from _tables_models import BEYOND, REFERENCE, TABLE_1, TABLE_2, Model
 
 from dataset_mod.bias import GROUPS
 from modeling_cks.evaluation.groups import SEEN, UNSEEN
@@ -20,6 +20,7 @@ GROUPINGS = {
     "style": ("style of the right sticker", (SEEN, UNSEEN)),
     "sticker": ("the right sticker", (SEEN, UNSEEN)),
 }
+_SAME_BUDGET = {model.name for model in (*TABLE_1, *TABLE_2)}
 
 
 def render(tables: dict) -> str:
@@ -36,19 +37,23 @@ def render(tables: dict) -> str:
         "Written by `scripts/tables.py` from result files; do not edit by hand.",
         "",
         f"Data {tables['data']['fingerprint'][:12]}; {some.get('epochs', '?')} epochs in batches "
-        f"of {some.get('batch', '?')} for every model; seeds {', '.join(map(str, seeds))}; "
-        f"{machine.get('cores', '?')} cores, {machine.get('cpu', '?')}. Figures in percent, "
-        "mean over seeds ± standard deviation; Acc. is the emotion's, given the right sticker. How "
-        "far CKS is ahead: 95 % interval and p of a paired bootstrap over dialogues. It holds for "
-        "these trained models; how much another seed would change stands behind ±.",
+        f"of {some.get('batch', '?')} unless a row says otherwise; seeds "
+        f"{', '.join(map(str, seeds))}; {machine.get('cores', '?')} cores, "
+        f"{machine.get('cpu', '?')}. Figures in percent, mean over seeds ± standard deviation; "
+        "Acc. is the emotion's, given the right sticker. How far CKS is ahead: 95 % interval and "
+        "p of a paired bootstrap over dialogues. It holds for these trained models; "
+        "how much another seed would change stands behind ±.",
         "",
         "† without the pretrained weights it is published with. It starts from what the last table "
         "names, and from scratch where that has nothing for a part, so that the row says little of "
         "the method.",
     ]
-    for number, (rows, splits) in enumerate(((TABLE_1, SPLITS), (TABLE_2, SPLITS)), start=1):
-        for split in splits:
-            lines += ["", f"## Table {number}: {split}", ""]
+    sections = [("Table 1", TABLE_1), ("Table 2", TABLE_2)]
+    if any(model.name in models for model in BEYOND if model.name != REFERENCE):
+        sections.append(("What else CKS could have", BEYOND))
+    for title, rows in sections:
+        for split in SPLITS:
+            lines += ["", f"## {title}: {split}", ""]
             lines += _table(rows, split, tables)
     lines += ["", *(f"Note: {note}" for note in tables["published"]["notes"])]
     lines += [*_groups(tables), ""]
@@ -156,10 +161,10 @@ def _trainings(tables: dict) -> list[str]:
         ["model", "epochs", "batch", "steps", "seconds", "trained parameters", "all", "from"]
     )
     budgets = set()
-    for about in tables["models"].values():
+    for name, about in tables["models"].items():
         if "backbones" not in about:
             continue
-        if not about["zero_shot"]:
+        if not about["zero_shot"] and name in _SAME_BUDGET:
             budgets.add((about["epochs"], about["batch"], about["steps"]))
         seconds = [value for value in about["seconds"] if value is not None]
         parts = [f"{part} {name}" for part, name in about["backbones"].items() if name]
@@ -174,9 +179,7 @@ def _trainings(tables: dict) -> list[str]:
             ),
             ", ".join(parts),
         ]
-        lines.append(
-            row([about["title"], *("-" if cell is None else str(cell) for cell in cells)])
-        )
+        lines.append(row([about["title"], *("-" if cell is None else str(cell) for cell in cells)]))
     if len(budgets) > 1:
         lines += ["", "The models did not get the same budget: compare their rows with care."]
     return lines
