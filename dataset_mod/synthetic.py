@@ -59,6 +59,7 @@ def write_mini_release(
 
     The same arguments write the same bytes. Beside MOD's own files there are
     `atomic/v4_atomic_mini.csv`, `captions.json` (sticker id to the text drawn on it, "" for none),
+    `styles.json` (sticker id to the style that it is drawn in),
     `lexicon.tsv` (the emotional words) and `truth.json`.
 
     Args:
@@ -116,6 +117,7 @@ def write_mini_release(
         {name: number for number, name in enumerate(EMOTIONS)},
     )
     _write_json(output_dir / "captions.json", {one.id: one.caption for one in stickers})
+    _write_json(output_dir / "styles.json", {one.id: one.style for one in stickers})
 
     truths = {}
     for split, count in zip(SPLITS, dialogues, strict=True):

@@ -270,6 +270,7 @@ def test_the_layout_is_mods(release):
         "atomic/v4_atomic_mini.csv",
         "captions.json",
         "lexicon.tsv",
+        "styles.json",
         "truth.json",
     }
     ids = read(release / "supplementary/img2id.json")
@@ -417,6 +418,8 @@ def test_the_package_reads_it(release, truth, tmp_path):
         assert rows["emotion"] == [
             EMOTIONS.index(turn["emotion"]) if turn["labelled"] else -1 for turn in samples
         ]
+    styles = {one["id"]: one["style"] for one in truth["stickers"]}
+    assert read(release / "styles.json") == styles
     captions = {one["id"]: one["caption"] for one in truth["stickers"]}
     assert read(release / "captions.json") == captions
     assert read_captions(release / "captions.json", list(captions)) == captions
