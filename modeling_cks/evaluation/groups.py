@@ -123,9 +123,10 @@ def group_figures(
         `groups`: for each group `samples` and, by figure, `mean`, `low`, `high` (95 %), `samples`,
         `seeds` (the mean of each) and `spread` (their standard deviation, None for one);
         `worst`: by figure the `group`, the `best` one and the `gap` between them, where at least
-        two groups are large enough; `contrast`: by figure `of` (first, second), `mean` (first minus
-        second), `low`, `high` and `p`, where both are large enough; `ungrouped`: how many answered
-        samples are in no group. A figure that no sample of a group has is left out.
+        two groups are large enough and not all are alike; `contrast`: by figure `of` (first,
+        second), `mean` (first minus second), `low`, `high` and `p`, where both are large enough;
+        `ungrouped`: how many answered samples are in no group. A figure that no sample of a group
+        has is left out.
 
     Raises:
         ValueError: the seeds were not judged on the same samples.
@@ -208,7 +209,7 @@ def _worst(means: Mapping[str, dict], least: int) -> dict | None:
         return None
     worst, *_, best = sorted(large, key=lambda name: means[name]["mean"])
     gap = means[best]["mean"] - means[worst]["mean"]
-    return {"group": worst, "best": best, "gap": gap}
+    return {"group": worst, "best": best, "gap": gap} if gap else None
 
 
 def _difference(
