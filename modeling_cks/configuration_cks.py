@@ -46,6 +46,10 @@ class CKSConfig(PreTrainedConfig):
             The seven ablations of the paper's Table 2: what is set to False is removed.
         use_knowledge (`bool`, defaults to `True`):
             Whether KEUE reads COMET's features; without it the attention sees utterances alone.
+        text_dropout (`float`, defaults to 0):
+            The share of training samples whose words are hidden, so that COMET's knowledge of what
+            was said has to speak for them. Words that training repeats are learnt by heart, and
+            what COMET knows of other words is never needed; without COMET nothing is hidden.
         sticker_history (`bool`):
             Whether the stickers of the dialogue's earlier turns are read (MOD keeps them in the
             dialogue; the paper does not say that CKS looks at them).
@@ -97,6 +101,7 @@ class CKSConfig(PreTrainedConfig):
     use_keue: bool = True
     use_knowledge: bool = True
     knowledge_size: int = 1024
+    text_dropout: float = 0.0
     lstm_hidden_size: int = 300
     joint_attention: bool = False
     sticker_history: bool = True
@@ -178,6 +183,11 @@ class CKSConfig(PreTrainedConfig):
             raise ValueError(
                 f"negative_visual must be one of {NEGATIVE_VISUALS}, not {self.negative_visual!r}"
             )
+
+    def validate_text_dropout(self) -> None:
+        """Check that some samples keep their words."""
+        if not 0 <= self.text_dropout < 1:
+            raise ValueError(f"text_dropout must be in [0, 1), not {self.text_dropout}")
 
     def validate_visual(self) -> None:
         """Check IVE: some visual feature is left, and the dictionary's prior is a distribution."""

@@ -245,8 +245,11 @@ class CKSModel(CKSPreTrainedModel):
             )
         if utterance_embeds is None:
             utterance_embeds = self.encode_utterances(utterance_input_ids, utterance_attention_mask)
+        hidden = self._hidden_words(utterances, knowledge)
+        if hidden is not None and dialogue_attention_mask is not None:
+            dialogue_attention_mask = dialogue_attention_mask.masked_fill(hidden[:, None], 0)
         dialogue_embeds, weights = self.encode_dialogue(
-            utterance_embeds, utterances, speaker_ids, knowledge, history, sticker_embeds
+            utterance_embeds, utterances, speaker_ids, knowledge, history, sticker_embeds, hidden
         )
         output = CKSOutput(
             dialogue_embeds=dialogue_embeds,
@@ -311,10 +314,16 @@ class CKSModel(CKSPreTrainedModel):
         knowledge: Tensor | None = None,
         history: Tensor | None = None,
         sticker_embeds: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Run KEUE: h~_T (B, D) and the utterances' weights (B, T); arguments as in `forward`."""
+        """Run KEUE: h~_T (B, D) and the utterances' weights (B, T).
+
+        Arguments as in `forward`; `hidden` (B,) says whose words are not read.
+        """
         places = utterances.clamp(min=0)
         utterance_embeds = utterance_embeds[places]
+        if hidden is not None:
+            utterance_embeds = utterance_embeds.masked_fill(hidden[:, None, None], 0.0)
         if knowledge is not None:
             knowledge = knowledge[places]
         if self.config.sticker_history and history is not None:
@@ -326,6 +335,14 @@ class CKSModel(CKSPreTrainedModel):
     def encode_stickers(self, pixel_values: Tensor) -> Tensor:
         """Encode stickers (S, 3, n, n) into unbiased features v (S, D)."""
         return self.visual_extractor(pixel_values)[2]
+
+    def _hidden_words(self, utterances: Tensor, knowledge: Tensor | None) -> Tensor | None:
+        """Draw the samples (B,) whose words are hidden in this step; None for none."""
+        config = self.config
+        reads_knowledge = config.use_keue and config.use_knowledge and knowledge is not None
+        if not (self.training and config.text_dropout and reads_knowledge):
+            return None
+        return torch.rand(len(utterances), device=utterances.device) < config.text_dropout
 
     def _check_inputs(self, given: dict) -> None:
         def need(name: str, why: str) -> None:
