@@ -20,6 +20,7 @@ from scipy.stats import hypergeom
 
 from dataset_mod import load_prepared
 from dataset_mod.sampling import CANDIDATES
+from dataset_mod.synthetic_faces import FACES
 from dataset_mod.synthetic_text import EMOTIONS
 from dataset_mod.synthetic_world import SEEN_STYLES, CausalModel
 from modeling_cks.evaluation import evaluate_ranker, write_samples
@@ -142,11 +143,16 @@ def groups(truth: Mapping) -> dict:
         "agrees": truth["agrees"],
         "event_seen": truth["event_seen"],
         "style": truth["style"],
+        "new_face": FACES[truth["face"]].held_out,
     }
 
 
 def figures(samples: Sequence[Mapping]) -> dict[str, dict]:
-    """Average over all samples and over each group, in percent, with the counts."""
+    """Average over all samples and over each group, in percent, with the counts.
+
+    The group of an unseen style holds the faces that training had in other styles alone, so that
+    nothing but the style is new.
+    """
     chosen: dict[str, Callable[[Mapping], bool]] = {
         "all": lambda one: True,
         "agreeing": lambda one: one["agrees"],
@@ -157,7 +163,9 @@ def figures(samples: Sequence[Mapping]) -> dict[str, dict]:
         "unseen_style": lambda one: one["style"] not in SEEN_STYLES,
     }
     for style in sorted({one["style"] for one in samples} - set(SEEN_STYLES)):
-        chosen[f"style_{style}"] = lambda one, style=style: one["style"] == style
+        chosen[f"style_{style}"] = lambda one, style=style: (
+            one["style"] == style and not one["new_face"]
+        )
     parts = {name: [one for one in samples if fits(one)] for name, fits in chosen.items()}
     return {name: _means(part) for name, part in parts.items() if part}
 
@@ -172,7 +180,7 @@ def _means(samples: Sequence[Mapping]) -> dict:
     for figure in _COUNTED:
         values = [one[figure] for one in samples if one.get(figure) is not None]
         if values:
-            found[figure] = 100 * float(np.mean(values))
+            found[figure] = round(100 * float(np.mean(values)), 4)
         if figure == "R@1_without_word":
             found["with_sticker_without_word"] = len(values)
     return found

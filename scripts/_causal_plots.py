@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import _causal_page as page
 
+from dataset_mod.sampling import CANDIDATES
+from dataset_mod.synthetic_text import EMOTIONS
+
 _STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "causal", "font.size": 10,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#777777",
@@ -33,23 +36,21 @@ def draw(found: Mapping) -> dict[str, str]:
 def rho_plot(found: Mapping, training: str, figure: str, label: str) -> str:
     """Draw a figure of the easy test against rho: arrow cut above, as in training below."""
     canvas, grid = _canvas(2)
+    chance = 100 / (len(EMOTIONS) if figure.startswith("Acc") else CANDIDATES)
     for cut, line in zip((True, False), grid, strict=True):
         tests = page.tests_of(found, cut)
         places = [test["rho"] for test in tests]
         paths = [(test["name"], "test_easy", "all", figure) for test in tests]
         for axes, names in zip(line, _panels(found, training), strict=True):
-            _lines(axes, found, training, names, places, paths)
+            _lines(axes, found, training, names, places, paths, chance)
             axes.set_xticks(places)
             axes.invert_xaxis()
-            axes.set_ylim(0, 105)
+            axes.set_ylim(0, None)
             axes.axvspan(0.1, 1 / 7, color="#eeeeee")
-        line[0].set_ylabel(label)
-        line[0].set_title("arrow cut: no word chooses a sticker" if cut else "as in training",
-                          loc="left", fontsize=10)  # fmt: skip
+        line[0].set_ylabel(f"{label}, {'arrow cut' if cut else 'as in training'}")
     for axes in grid[-1]:
         axes.set_xlabel("ρ of the test: how often the word tells the emotion")
-    for axes in grid[0]:
-        axes.legend(loc="lower left")
+    _legends(grid[0])
     return _svg(canvas)
 
 
@@ -60,13 +61,19 @@ def style_plot(found: Mapping, training: str) -> str:
     test = page.tests_of(found, cut=True)[0]["name"]
     paths = [(test, *place, "R@1") for _, place in places]
     for axes, names in zip((left, right), _panels(found, training), strict=True):
-        _lines(axes, found, training, names, list(range(len(places))), paths)
+        _lines(axes, found, training, names, list(range(len(places))), paths, 100 / CANDIDATES)
         axes.set_xticks(range(len(places)), [title.replace(", ", ",\n").replace(" (", "\n(")
                                              for title, _ in places])  # fmt: skip
         axes.set_ylim(0, None)
-        axes.legend(loc="upper right")
+    _legends((left, right))
     left.set_ylabel("R@1 (%), arrow cut")
     return _svg(canvas)
+
+
+def _legends(line) -> None:
+    """Name the lines above each panel of the first row, where they hide none."""
+    for axes in line:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def _panels(found: Mapping, training: str) -> tuple[list[str], list[str]]:
@@ -86,6 +93,7 @@ def _lines(
     names: Sequence[str],
     places: Sequence[float],
     paths: Sequence[tuple[str, ...]],
+    chance: float,
 ) -> None:
     """Draw a line for each model that has the figure, its mean and spread, and the references."""
     width = 0.012 * (max(places) - min(places) or 1)
@@ -106,6 +114,7 @@ def _lines(
             linewidth=2.4 if own else 1.2, markersize=6 if own else 4.5, capsize=3,
             zorder=4 if own else 3,
         )  # fmt: skip
+    axes.axhline(chance, color="#999999", linewidth=1, dashes=(1, 3), label="chance", zorder=1)
     for name, title, dashes in _REFERENCES:
         of = [page.reference_values(found, name, *path) for path in paths]
         if None not in of:

@@ -113,7 +113,7 @@ class Workshop:
         self.folder, self.world = folder, world
         fields = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         del fields["world"]
-        self.scratch = fields.get("scratch", {})
+        self.fields, self.scratch = fields, fields.get("scratch", {})
         self.recipe = folder / recipe.name
         folder.mkdir(parents=True, exist_ok=True)
         self.recipe.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")

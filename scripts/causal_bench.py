@@ -155,10 +155,18 @@ def identity(cell: Cell, workshop: Workshop, tests: list[Test], options) -> dict
         "changes": [*options.set, *cell.variant.changes],
         "rho": cell.rho,
         "seed": cell.seed,
-        "recipe": hash_of(workshop.recipe.read_bytes()),
+        "recipe": hash_of(json.dumps(_recipe_of(cell, workshop), sort_keys=True).encode()),
         "world": repr(workshop.world),
         "tests": [test.name for test in tests],
     }
+
+
+def _recipe_of(cell: Cell, workshop: Workshop) -> dict:
+    """Leave out of the recipe what concerns other kinds of models alone."""
+    kind = cell.variant.kind
+    aside = ("baselines",) if kind == "cks" else ("baselines", "model", "processor")
+    kept = {section: of for section, of in workshop.fields.items() if section not in aside}
+    return kept | {"own": workshop.fields.get("baselines", {}).get(kind)}
 
 
 def _is_done(cell: Cell, workshop: Workshop, tests: list[Test], options) -> bool:
