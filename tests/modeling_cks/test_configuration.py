@@ -49,6 +49,7 @@ def test_defaults_are_the_papers_sizes():
         ({"dictionary_prior": [1.5, -0.5, 0.0, 0.0, 0.0, 0.0]}, "non-negative"),
         ({"lstm_hidden_size": "300"}, "lstm_hidden_size"),
         ({"use_cim": "no"}, "use_cim"),
+        ({"text_dropout": 1.0}, "text_dropout"),
     ],
 )
 def test_bad_fields_are_named(fields, says):

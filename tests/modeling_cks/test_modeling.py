@@ -531,3 +531,62 @@ def test_the_papers_size_trains_saves_and_loads(tmp_path):
         wanted = made(**inputs).scores
         del made
         assert torch.equal(CKSModel.from_pretrained(tmp_path)(**inputs).scores, wanted)
+
+
+def training_with_hidden_words(monkeypatch, hidden, **changes):
+    """A model in training, where chance hides the words of the given dialogues."""
+    made = model(**{"text_dropout": 0.5, "use_cim": False, "fusion_dropout": 0.0, **changes})
+    made.train()
+    for module in made.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    drawn = torch.tensor([0.1 if row in hidden else 0.9 for row in range(3)])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: drawn)
+    return made
+
+
+def with_other(names):
+    """The batch, and the batch with other values in what is named."""
+    given, other = ranking(), batch(seed=1)
+    for name in names:
+        assert not torch.equal(given[name], other[name])
+    return given, {**given, **{name: other[name] for name in names}}
+
+
+WORDS = ("utterance_input_ids", "dialogue_input_ids")
+
+
+def test_hidden_words_say_nothing_and_knowledge_still_does(monkeypatch):
+    made = training_with_hidden_words(monkeypatch, hidden={0, 2})
+    given, reworded = with_other(WORDS)
+    first, second = made(**given), made(**reworded)
+    for one, other in (
+        (first.scores[:, :1], second.scores[:, :1]),
+        (first.dialogue_embeds, second.dialogue_embeds),
+    ):
+        torch.testing.assert_close(one[[0, 2]], other[[0, 2]])
+        assert (one[1] - other[1]).abs().max() > 1e-3
+    _, otherwise_known = with_other(["knowledge"])
+    changed = (made(**otherwise_known).dialogue_embeds - first.dialogue_embeds).abs().amax(1)
+    assert (changed > 1e-4).all()
+
+
+def test_what_is_not_hidden_is_as_without_dropout(monkeypatch):
+    plain = training_with_hidden_words(monkeypatch, hidden={0}, text_dropout=0.0)(**ranking())
+    some = training_with_hidden_words(monkeypatch, hidden={0})(**ranking())
+    torch.testing.assert_close(some.scores[1:], plain.scores[1:])
+    assert (some.scores[0] - plain.scores[0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("changes", [{"use_knowledge": False}, {"use_keue": False}])
+def test_without_knowledge_no_words_are_hidden(monkeypatch, changes):
+    made = training_with_hidden_words(monkeypatch, hidden={0, 1, 2}, **changes)
+    given, reworded = with_other(WORDS)
+    changed = made(**given).scores[:, 0] - made(**reworded).scores[:, 0]
+    assert changed.abs().min() > 1e-4
+
+
+def test_no_words_are_hidden_in_evaluation(monkeypatch):
+    plain = training_with_hidden_words(monkeypatch, hidden=(), text_dropout=0.0).eval()
+    made = training_with_hidden_words(monkeypatch, hidden={0, 1, 2}).eval()
+    torch.testing.assert_close(made(**ranking()).scores, plain(**ranking()).scores)
