@@ -24,6 +24,8 @@ from _causal_judge import judge_references
 from _causal_worlds import Test, Workshop, hash_of, read_world, run_script
 from tqdm.auto import tqdm
 
+from dataset_mod.synthetic_text import WORDS
+
 BENCH = "bench.json"
 
 
@@ -49,7 +51,7 @@ def _intervened(kind: str, title: str) -> Variant:
 _BASELINES = {"clip": "CLIP", "vilt": "ViLT", "mod_gpt": "MOD-GPT", "mmbert": "MMBERT",
               "blip2": "BLIP-2"}  # fmt: skip
 _WORDS_AS_THEY_ARE = "training.word_intervention=0"
-_WORDS_READ = "model.text_dropout=0"
+_WORDS_READ = "model.text_dropout=0.0"
 _EYE = "visual_extractor.clip"
 _EYE_LEARNS = (
     f"training.freeze=[{_EYE}.embeddings, {_EYE}.pre_layrnorm, {_EYE}.encoder.layers.0., "
@@ -159,7 +161,40 @@ def _run(chosen: list[Variant], options: argparse.Namespace) -> list[str]:
         tqdm(total=len(missing), desc="cells", unit="cell") as bar,
     ):
         ends = pool.map(lambda cell: _run_cell(cell, workshop, tests, options, bar), missing)
-        return [error for error in ends if error]
+        failed = [error for error in ends if error]
+    if options.probe:
+        failed += _probe(cells, workshop, tests[0], options)
+    return failed
+
+
+def _probe(cells: list[Cell], workshop: Workshop, test: Test, options) -> list[str]:
+    """Probe the models that were kept on the easy test; a line for each that failed."""
+    lexicon = options.work / "lexicon.json"
+    _cli.write_json(lexicon, {word: name for name, words in WORDS.items() for word in words})
+    failed = []
+    waiting = [
+        cell
+        for cell in cells
+        if (_folder(cell, options) / "training.json").exists()
+        and not page.probe_path(options.results, cell.name).exists()
+    ]
+    for cell in tqdm(waiting, desc="probes", unit="model"):
+        folder = _folder(cell, options)
+        data = workshop.tests(cell.seed, test)
+        try:
+            run_script("probe.py", folder, "--data", data, "--split", "test_easy",
+                       "--lexicon", lexicon, "--truth", data / "truth.json",
+                       "--output", folder / "probe.json", log=folder / "log.txt")  # fmt: skip
+        except ValueError as error:
+            failed.append(f"{cell.name}: {error}")
+            continue
+        told = (folder / "probe.json").read_bytes()
+        _cli.write_bytes(page.probe_path(options.results, cell.name), told)
+    return failed
+
+
+def _folder(cell: Cell, options) -> Path:
+    return options.work / "cells" / cell.name
 
 
 def identity(cell: Cell, workshop: Workshop, tests: list[Test], options) -> dict:
@@ -203,7 +238,7 @@ def _is_done(cell: Cell, workshop: Workshop, tests: list[Test], options) -> bool
 
 def _run_cell(cell: Cell, workshop: Workshop, tests: list[Test], options, bar) -> str | None:
     """Train and judge a cell; return what went wrong in one line, or None."""
-    folder = options.work / "cells" / cell.name
+    folder = _folder(cell, options)
     wanted = identity(cell, workshop, tests, options)
     stamp, log = folder / "cell.json", folder / "log.txt"
     if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) != wanted:
@@ -225,7 +260,7 @@ def _run_cell(cell: Cell, workshop: Workshop, tests: list[Test], options, bar) -
         return f"{cell.name}: {error}"
     finally:
         bar.update()
-    if not options.keep_models:
+    if not (options.keep_models or options.probe):
         shutil.rmtree(folder)
     return None
 
@@ -288,6 +323,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, a core for each")
     parser.add_argument("--keep-models", action="store_true", help="keep each cell's weights")
+    parser.add_argument(
+        *("--probe",),
+        action="store_true",
+        help="also change one thing about each sample (probe.py), with each model that was kept",
+    )
     parser.add_argument("--only-render", action="store_true", help="draw the page of what there is")
     return parser.parse_args(argv)
 

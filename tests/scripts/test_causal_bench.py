@@ -215,9 +215,11 @@ def test_every_variant_sets_what_exists(scripts, bench, tmp_path):
     arguments = train.CKSTrainingArguments
     for variant in bench.VARIANTS.values():
         recipe = train.read_recipe(tmp_path / RECIPE.name, variant.changes)
-        for field in recipe["model"]:
-            assert hasattr(CKSConfig, field), (variant.name, field)
+        CKSConfig(**recipe["model"])  # of the right types, too
         own = recipe["baselines"].get(variant.kind, {}).get("training", {})
+        # The baselines are as published unless their name says otherwise.
+        if variant.kind != "cks":
+            assert own["word_intervention"] == variant.name.endswith("_do_word"), variant.name
         for field in {**recipe["training"], **own}:
             assert field in arguments.__dataclass_fields__, (variant.name, field)
         plain = train.read_recipe(tmp_path / RECIPE.name)
@@ -256,6 +258,12 @@ class Scripts:
         if name.startswith("train"):
             output.mkdir(parents=True, exist_ok=True)
             (output / "training.json").write_text("{}")
+        if name == "probe.py":
+            moved = 0.3 if "seed1" in Path(given[0]).name else 0.1
+            probes = {"swap word": {"distance": {"mean": moved}},
+                      "swap event": {"distance": {"mean": 0.5}}}  # fmt: skip
+            ratios = {"swap word": 0.5 / moved}
+            output.write_text(json.dumps({"probes": probes, "ratios": ratios}))
         if name == "_causal_judge.py":
             cell = json.loads(given[given.index("--cell") + 1])
             tests = [test.partition("=")[0] for test in after(given, "--test")]
@@ -368,6 +376,29 @@ def test_cells_of_several_trainings_have_tables_of_their_own(run, tmp_path):
         for name in ("rho-r1", "rho-acc", "style"):
             assert (tmp_path / f"images/causal-{name}-{rho}.svg").read_text().startswith("<?xml")
             assert f"images/causal-{name}-{rho}.svg" in text
+
+
+def test_kept_models_are_probed_once_and_shown(run, tmp_path):
+    models = ("--seeds", "0", "1", "--models", "cks", "clip")
+    run(*models)  # keeps none
+    assert not any(name == "probe.py" for name, _ in run(*models, "--probe")[1])
+    assert "## What moves the scores" not in (tmp_path / "page.md").read_text()
+    for path in (tmp_path / "results").glob("cks*"):
+        path.unlink()
+    code, calls = run(*models, "--probe")
+    asked = [given for name, given in calls if name == "probe.py"]
+    assert code == 0 and len(asked) == 2
+    assert Path(asked[1][0]).name == "cks-rho0.9-seed1"
+    assert asked[1][asked[1].index("--data") + 1].endswith("seed1/test-rho0.9-lean0")
+    lexicon = json.loads((tmp_path / "work" / "lexicon.json").read_text())
+    assert lexicon["funny"] == "joy" and lexicon["gloomy"] == "sadness"
+    text = (tmp_path / "page.md").read_text()
+    lines = text[text.index("## What moves the scores") :].splitlines()
+    # By seed 0.10 and 0.30: a word's mean is 0.20; what was not probed has no figure.
+    assert lines[6] == (
+        "| CKS | - | 0.20 ± 0.14 | - | - | - | 0.50 ± 0.00 | - | 3.3 ± 2.4 | - |"
+    )
+    assert not any(name == "probe.py" for name, _ in run(*models, "--probe")[1])
 
 
 def test_drawing_again_changes_nothing(run, tmp_path):
