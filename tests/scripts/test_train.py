@@ -122,9 +122,29 @@ def test_trains_saves_and_goes_on(data, recipe, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_emotional_words_are_drawn_anew_once_they_are_known(data, recipe, tmp_path, main):
+    one_epoch = ("--set", "training.num_train_epochs=1", "--set", "training.word_intervention=1")
+    arguments = [recipe, "--data", data, "--output", tmp_path / "out", *one_epoch]
+    with pytest.raises(ValueError, match=r"bias_report\.py"):
+        main(arguments)
+    lexicon = data.parent / "release" / "lexicon.tsv"
+    done = script("bias_report.py", data, "--lexicon", lexicon, "--lexicon-only")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert main(arguments) == 0
+    told = json.loads((tmp_path / "out" / "training.json").read_text())["word_intervention"]
+    assert told["probability"] == 1 and ["funny", 1] in told["words"]
+    # Other words are another training, which does not go on from this one.
+    fewer = tmp_path / "fewer.tsv"
+    fewer.write_text("word\temotion\nfunny\tjoy\nsad\tsadness\n")
+    script("bias_report.py", data, "--lexicon", fewer, "--lexicon-only")
+    with pytest.raises(ValueError, match="--restart"):
+        main(arguments)
+
+
 @pytest.mark.parametrize(
     "changes, says",
     [
+        (["training.word_intervention=1.5"], "word_intervention|bias_report"),
         (["modle.embed_size=3"], "modle"),
         (["model.embed_sise=3"], "embed_sise"),
         (["model.use_vkd=3"], "use_vkd"),
