@@ -73,6 +73,9 @@ BEYOND = (
         "CLIP trained from its fifth layer on",
         changes=(f"training.freeze=[{_LAST_CLIP_LAYERS}]",),
     ),
+    Model(
+        "cks_hidden_words", "half of the samples without words", changes=("model.text_dropout=0.5",)
+    ),
     Model("cks_do_words", "emotional words drawn anew", changes=("training.word_intervention=1",)),
 )
 MODELS = {model.name: model for model in (*TABLE_1, *TABLE_2, *BEYOND)}
