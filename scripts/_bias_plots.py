@@ -104,11 +104,9 @@ def cross_plot(
 
 
 def _figure(width: float, height: float):
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("plots need matplotlib: pip install 'cks[evaluation]'") from None
+    import matplotlib
+    from matplotlib.figure import Figure
+
     matplotlib.rcParams.update(_STYLE)
     figure = Figure((width, height), layout="constrained")
     return figure, figure.subplots()

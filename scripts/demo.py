@@ -174,6 +174,19 @@ def steps(args: argparse.Namespace) -> list[Step]:
                "--epochs", args.comet_epochs)  # fmt: skip
         return f"held-out loss {_read(comet / 'training.json')['held_out_loss']:.2f}"
 
+    def find_words() -> str:
+        from dataset_mod import find_emotional_words, load_prepared, read_lexicon
+        from dataset_mod.bias import write_marks
+        from dataset_mod.bias_marks import bias_folder
+
+        loaded = load_prepared(data)
+        lexicon = read_lexicon(release / "lexicon.tsv", loaded.emotions)
+        rows = loaded.splits["train"]
+        words = find_emotional_words(rows, loaded.emotions, lexicon=lexicon, found=False)
+        folder = bias_folder(data, loaded.statistics["languages"][0])
+        write_marks(folder, loaded.splits, words, loaded.fingerprint)
+        return f"{len(words.words)} words"
+
     def train() -> str:
         changes = ["--set", f"training.num_train_epochs={args.epochs}"] if args.epochs else []
         script("train.py", args.recipe, "--data", data, "--output", model, "--comet", comet,
@@ -205,6 +218,7 @@ def steps(args: argparse.Namespace) -> list[Step]:
              (comet, out / "comet.checkpoints"), train_comet),
         Step("prepare", "prepare the data", {}, (data,),
              lambda: script("prepare_mod.py", release, "--output", data).splitlines()[-1]),
+        Step("words", "find the emotional words", {}, (data / "bias",), find_words),
         Step("knowledge", "ask COMET of every utterance", {}, (data / "knowledge",),
              lambda: script("extract_knowledge.py", data, "--comet", comet).splitlines()[-2]),
         Step("train", "train CKS", {"recipe": recipe, "epochs": args.epochs}, (model,), train),

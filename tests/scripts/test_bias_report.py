@@ -15,7 +15,6 @@ from dataset_mod.bias import find_emotional_words
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SPLITS = ("train", "validation", "test_easy", "test_hard")
-pytest.importorskip("matplotlib", reason="the plots are drawn by matplotlib")
 
 
 @pytest.fixture(scope="module")

@@ -232,10 +232,10 @@ def test_whole_demo_at_its_smallest(tmp_path):
     assert done.returncode == 0, done.stderr
     assert str(out / "index.html") in done.stdout.splitlines()[-1]
     state = json.loads((out / "demo.json").read_text())
-    assert all(step["done"] for step in state["steps"]) and len(state["steps"]) == 8
+    assert all(step["done"] for step in state["steps"]) and len(state["steps"]) == 9
     assert state["total_seconds"] > 0
     assert {"test_easy", "test_hard"} == set(state["results"]["splits"])
     html = (out / "index.html").read_text()
     assert len(pictures(html)) > 20
     again = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert again.stdout.count("there already") == 8
+    assert again.stdout.count("there already") == 9
