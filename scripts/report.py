@@ -2,7 +2,8 @@
 """Put the measured figures into the README, from the results' JSON; nothing is typed by hand.
 
 Reads RESULTS/moji/seed*.json (evaluate.py on all splits, one file a seed) with the training.json
-of each beside it as seed*.training.json, RESULTS/demo.json (demo.py) and RESULTS/benchmark.json
+of each beside it as seed*.training.json, RESULTS/causal/causal.json (causal_bench.py),
+RESULTS/demo.json (demo.py), RESULTS/onnx.json (export_onnx.py) and RESULTS/benchmark.json
 (benchmark.py). A result that is missing is an error, not a gap.
 """
 
@@ -18,6 +19,7 @@ import _cli
 BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
 FIGURES = ("R@1", "R@3", "R@5", "MRR", "Acc")
 SPLITS = ("validation", "test_easy", "test_hard")
+_IN_README = ("cks", "as_published", "clip", "mod_gpt", "mmbert")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -49,6 +51,7 @@ def render(results: Path) -> str:
     """Render every section."""
     parts = (
         moji(results / "moji"),
+        causal(results / "causal" / "causal.json"),
         demo(results / "demo.json"),
         onnx(results / "onnx.json"),
         benchmark(results),
@@ -114,6 +117,42 @@ def row(name: str, split: str, metrics: list[dict]) -> str:
             shown += f" ({', '.join(f'{value:.1f}' for value in values)})"
         cells.append(shown)
     return f"| {name} | {split} | {' | '.join(cells)} |"
+
+
+def causal(path: Path) -> str:
+    """Render how far each model falls where words tell less of the feeling than in training."""
+    found = read(path)
+    tests = sorted(
+        (test for test in found["bench"]["tests"] if test["lean"] == 0), key=lambda t: -t["rho"]
+    )
+    strengths = ", ".join(f"{test['rho']:g}" for test in tests)
+    training = max(found["trainings"], key=float)
+    lines = [
+        f"**Words or feeling** (`scripts/causal_bench.py`, [docs/causal.md](docs/causal.md)): "
+        f"MOD-mini, trained where a word tells the feeling with probability {training}, judged "
+        f"where it does with {strengths}; {found['bench']['machine']['cpu']}. Percent, mean over "
+        "seeds (R@1: each at the ends).",
+        "",
+        f"| model | seeds | R@1 at {strengths} | first to last | Acc first to last |",
+        "|---|---|---|---|---|",
+    ]
+    for name in _IN_README:
+        model = found["models"].get(name)
+        if model is None or training not in model["rho"]:
+            raise ValueError(f"{path}: has no figures of {name}")
+        about = model["rho"][training]
+        of = [about["figures"][test["name"]]["test_easy"]["all"] for test in tests]
+        means = ", ".join(f"{statistics.mean(one['R@1']):.1f}" for one in of)
+        each = "; ".join(
+            f"{first:.1f} to {last:.1f}"
+            for first, last in zip(of[0]["R@1"], of[-1]["R@1"], strict=True)
+        )
+        accuracy = "-"
+        if of[0].get("Acc"):
+            accuracy = " to ".join(f"{statistics.mean(one['Acc']):.1f}" for one in (of[0], of[-1]))
+        seeds = ", ".join(map(str, about["seeds"]))
+        lines.append(f"| {model['title']} | {seeds} | {means} | {each} | {accuracy} |")
+    return "\n".join(lines)
 
 
 def demo(path: Path) -> str:

@@ -31,6 +31,7 @@ def figures(first):
 def results(tmp_path):
     folder = tmp_path / "results"
     (folder / "moji").mkdir(parents=True)
+    (folder / "causal").mkdir()
 
     def write(name, value):
         (folder / name).write_text(json.dumps(value))
@@ -47,6 +48,16 @@ def results(tmp_path):
             "backbones": {"text": "model", "comet": None}, "machine": MACHINE,
         }  # fmt: skip
         write(f"moji/seed{seed}.training.json", training)
+    write("causal/causal.json", {
+        "bench": {"machine": MACHINE, "tests": [
+            {"name": "weak", "rho": 0.1, "lean": 0}, {"name": "strong", "rho": 0.9, "lean": 0},
+            {"name": "leaning", "rho": 0.9, "lean": 0.25}]},
+        "trainings": ["0.5", "0.9"],
+        "models": {name: {"title": name.upper(), "rho": {"0.9": {"seeds": [0, 1], "figures": {
+            test: {"test_easy": {"all": {"R@1": values} | ({"Acc": [9]} if name != "clip" else {})}}
+            for test, values in (("strong", [40.0, 44.0]), ("weak", [30.0, 38.0]))
+        }}}} for name in ("cks", "as_published", "clip", "mod_gpt", "mmbert")},
+    })  # fmt: skip
     shown = {"splits": {"test_easy": {"metrics": figures(30.25), "yardsticks": {}}}}
     write("demo.json", {"total_seconds": 103.6, "results": shown, "machine": MACHINE})
     runtimes = {"torch": 30.0, "onnx_int8": 10.4}
@@ -79,6 +90,9 @@ def test_the_readme_gets_the_figures_of_the_files_and_keeps_the_rest(results, tm
     assert "| CKS | test_hard | 42.5 (41.0, 44.0) | 60.0 | 70.0 | 55.5 | 80.2 |" in text
     assert "| chance | validation | 9.1 | 27.3 | 45.5 | 26.6 | - |" in text
     assert "from scratch: 104 s after" in text and "| CKS | test_easy | 30.2 |" in text
+    assert "probability 0.9, judged where it does with 0.9, 0.1;" in text
+    assert "| CKS | 0, 1 | 42.0, 34.0 | 40.0 to 30.0; 44.0 to 38.0 | 9.0 to 9.0 |" in text
+    assert "| CLIP | 0, 1 | 42.0, 34.0 | 40.0 to 30.0; 44.0 to 38.0 | - |" in text
     assert "| rank | full | 1.500 | 7.2 | 3000 |" in text
     assert "| torch | 44.5 | 55.5 | - | 30 | 60 |" in text
     assert "| onnx_int8 | 44.5 | 55.5 | 6 | 10 | 21 |" in text and "by 2e-06 at most" in text
@@ -87,11 +101,21 @@ def test_the_readme_gets_the_figures_of_the_files_and_keeps_the_rest(results, tm
 
 
 @pytest.mark.parametrize(
-    "missing", ["moji/seed1.training.json", "demo.json", "onnx.json", "benchmark.json"]
+    "missing",
+    ["moji/seed1.training.json", "causal/causal.json", "demo.json", "onnx.json", "benchmark.json"],
 )
 def test_a_missing_result_is_an_error_and_no_figure(results, missing, tmp_path):
     (results / missing).unlink()
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
+        load("report").render(results)
+
+
+def test_a_model_that_the_bench_lacks_is_an_error(results):
+    path = results / "causal" / "causal.json"
+    found = json.loads(path.read_text())
+    del found["models"]["mmbert"]
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match="has no figures of mmbert"):
         load("report").render(results)
 
 
