@@ -193,6 +193,23 @@ def _probe(cells: list[Cell], workshop: Workshop, test: Test, options) -> list[s
     return failed
 
 
+def _whole(workshop: Workshop) -> str:
+    return hash_of(json.dumps(workshop.fields, sort_keys=True).encode())
+
+
+def _is_stale(folder: Path, wanted: dict, workshop: Workshop) -> bool:
+    """Whether what lies in a cell's folder is of another cell, or cannot be gone on with."""
+    stamp = folder / "cell.json"
+    if not stamp.exists():
+        return False
+    made_as = json.loads(stamp.read_text(encoding="utf-8"))
+    whole = made_as.pop("whole_recipe", None)
+    if made_as != wanted:
+        return True
+    # Half a training goes on by its whole recipe alone; a finished one is what its own part made.
+    return whole != _whole(workshop) and not (folder / "training.json").exists()
+
+
 def _folder(cell: Cell, options) -> Path:
     return options.work / "cells" / cell.name
 
@@ -241,9 +258,9 @@ def _run_cell(cell: Cell, workshop: Workshop, tests: list[Test], options, bar) -
     folder = _folder(cell, options)
     wanted = identity(cell, workshop, tests, options)
     stamp, log = folder / "cell.json", folder / "log.txt"
-    if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) != wanted:
+    if _is_stale(folder, wanted, workshop):
         shutil.rmtree(folder)
-    _cli.write_json(stamp, wanted)
+    _cli.write_json(stamp, {**wanted, "whole_recipe": _whole(workshop)})
     data = workshop.data(cell.seed, cell.rho)
     try:
         if not (folder / "training.json").exists():

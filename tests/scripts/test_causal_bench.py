@@ -362,6 +362,20 @@ def test_a_trained_cell_that_was_not_judged_is_only_judged(run):
     assert [name for name, _ in calls] == ["train.py", "_causal_judge.py"]
 
 
+def test_half_a_training_goes_on_by_its_own_recipe_alone(run, tmp_path):
+    cell = tmp_path / "work" / "cells" / "cks-rho0.9-seed0"
+    run("--seeds", "0", "--models", "cks", fail=("train.py",))
+    half = cell / "checkpoints"
+    half.mkdir()
+    run("--seeds", "0", "--models", "cks", fail=("train.py",))
+    assert half.exists()
+    # Another part of the recipe makes another training of it, as train.py sees it.
+    stamp = json.loads((cell / "cell.json").read_text())
+    (cell / "cell.json").write_text(json.dumps({**stamp, "whole_recipe": "another"}))
+    run("--seeds", "0", "--models", "cks", fail=("train.py",))
+    assert cell.exists() and not half.exists()
+
+
 def test_cells_of_several_trainings_have_tables_of_their_own(run, tmp_path):
     code, calls = run("--seeds", "0", "--train-rho", "0.9", "0.5", "--models", "cks", "mmbert")
     trained = [given for name, given in calls if name.startswith("train")]
