@@ -201,6 +201,7 @@ def render(found: Mapping) -> str:
         lines += ["CKS keeps its claim where it falls by at most a third of the fall of the best "
                   "baseline, the one that is best at the strongest ρ:", ""]  # fmt: skip
         lines += [*_verdicts(found, training), ""]
+        lines += _parts(found, training)
         lines += [f"## Against style, {at}", ""]
         lines += [f"![R@1 against style, {at}](images/causal-style-{training}.svg)", ""]
         lines += [*_style_table(found, training), ""]
@@ -360,6 +361,46 @@ def _verdicts(found: Mapping, training: str) -> list[str]:
             cells = [f"{name}, {title}", f"{one['cks']:.1f}", baseline, ratio]
             lines.append(row([*cells, "yes" if one["kept"] else "no"]))
     return lines
+
+
+def _parts(found: Mapping, training: str) -> list[str]:
+    """What every part and setting of CKS buys, and who keeps the claim without it."""
+    fallen, bar = found["falls"][training], verdict(found, training, "cut", "R@1")
+    others = [name for name in fallen if name != REFERENCE
+              and found["models"][name]["kind"] == "cks"]  # fmt: skip
+    if bar is None or not others:
+        return []
+    tests = tests_of(found, cut=True)
+    ends = [(tests[place]["name"], tests[place]["rho"]) for place in (0, -1)]
+    lines = [
+        f"## What each part buys, trained at ρ = {training}",
+        "",
+        "Each row is CKS with one thing taken away or set otherwise. How far CKS is ahead of it in "
+        "R@1 (arrow cut; points, over the seeds that both have), how far the row itself falls, and "
+        "whether it would keep the claim in R@1. A few points are no more than another seed "
+        "changes.",
+        "",
+        *head(["CKS with", "seeds", *(f"CKS ahead at ρ {rho:g}" for _, rho in ends), "fall",
+               "keeps the claim"]),
+    ]  # fmt: skip
+    for name in others:
+        of = [found["models"][one]["rho"][training] for one in (REFERENCE, name)]
+        common = [seed for seed in of[0]["seeds"] if seed in of[1]["seeds"]]
+        if not common:
+            continue
+        ahead = []
+        for test, _ in ends:
+            own, other = (
+                dict(zip(one["seeds"], one["figures"][test]["test_easy"]["all"]["R@1"],
+                         strict=True))
+                for one in of
+            )  # fmt: skip
+            ahead.append(shown([own[seed] - other[seed] for seed in common]))
+        fall = fallen[name]["cut"]["R@1"]["seeds"]
+        kept = "yes" if statistics.mean(fall) <= _SHARE * bar["fall"] else "no"
+        title = found["models"][name]["title"]
+        lines.append(row([title, ", ".join(map(str, common)), *ahead, shown(fall), kept]))
+    return [*lines, ""]
 
 
 def _style_table(found: Mapping, training: str) -> list[str]:

@@ -445,7 +445,8 @@ def collected(scripts, folder, slopes, levels=None):
             cell = cell_of({"rho": 0.9}, TESTS, level, slope + seed, acc=name != "clip")
             (folder / f"{name}-rho0.9-seed{seed}.json").write_text(json.dumps(cell))
     titles = [("cks", "CKS", "cks"), ("clip", "CLIP", "clip"), ("mmbert", "MMBERT", "mmbert"),
-              ("mmbert_do_word", "MMBERT, do(W)", "mmbert")]  # fmt: skip
+              ("mmbert_do_word", "MMBERT, do(W)", "mmbert"),
+              ("without_vkd", "w/o VKD", "cks")]  # fmt: skip
     found = page.collect(folder, titles, set(slopes), [0, 1])
     found["falls"] = {"0.9": page.falls(found, "0.9")}
     return page, found
@@ -467,6 +468,20 @@ def test_a_fall_of_more_than_a_third_is_not_kept(scripts, tmp_path):
     page, found = collected(scripts, tmp_path, {"cks": 4.0, "clip": 10.0})
     assert not page.verdict(found, "0.9", "cut", "R@1")["kept"]
     assert page.verdict(found, "0.9", "cut", "Acc") is None  # CLIP names no emotion
+
+
+def test_what_a_part_buys_is_told_over_the_seeds_that_both_have(scripts, tmp_path):
+    slopes = {"cks": 2.0, "clip": 10.0, "without_vkd": 8.0}
+    page, found = collected(scripts, tmp_path, slopes, {"without_vkd": 45.0})
+    # At the end CKS has 46 and 44, without VKD it has 29 and 27; CLIP's fall of 21 allows 7.
+    wanted = "| w/o VKD | 0, 1 | 5.0 ± 0.0 | 17.0 ± 0.0 | 17.0 ± 1.4 | no |"
+    assert wanted in page.render(found)
+    about = found["models"]["cks"]["rho"]["0.9"]
+    about["seeds"] = [7, 1]
+    assert "| w/o VKD | 1 | 5.0 | 17.0 | 17.0 ± 1.4 | no |" in page.render(found)
+    assert "What each part buys" not in page.render(
+        collected(scripts, tmp_path / "other", {"cks": 2.0, "clip": 1.0})[1]
+    )
 
 
 def test_a_missing_seed_is_said(scripts, tmp_path):
