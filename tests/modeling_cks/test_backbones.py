@@ -479,8 +479,11 @@ def test_what_was_built_survives_saving(checkpoints, tmp_path):
     assert inputs.keys() == again.keys()
     assert all(torch.equal(inputs[key], again[key]) for key in inputs)
     loaded = CKSModel.from_pretrained(tmp_path / "saved").eval()
+    # Weights that lie elsewhere in memory can round the last digit otherwise.
     with torch.no_grad():
-        assert torch.equal(loaded(**again).scores, model(**inputs).scores)
+        torch.testing.assert_close(
+            loaded(**again).scores, model(**inputs).scores, atol=1e-6, rtol=0
+        )
 
 
 @pytest.mark.parametrize("switch", ["use_keue", "use_vkd", "use_cim", "use_itc", "use_itm",
