@@ -498,7 +498,7 @@ def test_sharded_save(tmp_path):
     assert not loaded.training
     for name, value in made.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
-    assert torch.equal(loaded(**ranking()).scores, made(**ranking()).scores)
+    close(loaded(**ranking()).scores, made(**ranking()).scores, atol=1e-6)
     half = CKSModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16 and torch.isfinite(half(**ranking()).scores[0]).all()
 
@@ -530,7 +530,7 @@ def test_the_papers_size_trains_saves_and_loads(tmp_path):
     with torch.no_grad():
         wanted = made(**inputs).scores
         del made
-        assert torch.equal(CKSModel.from_pretrained(tmp_path)(**inputs).scores, wanted)
+        close(CKSModel.from_pretrained(tmp_path)(**inputs).scores, wanted, atol=1e-6)
 
 
 def training_with_hidden_words(monkeypatch, hidden, **changes):
