@@ -198,9 +198,10 @@ def render(found: Mapping) -> str:
         strong, weak = (tests_of(found, cut=True)[end]["rho"] for end in (0, -1))
         lines += [f"The fall from ρ {strong:g} to ρ {weak:g}, arrow cut, in points:", ""]
         lines += [*_falls_table(found, training), ""]
-        lines += ["CKS keeps its claim where it falls by at most a third of the fall of the best "
-                  "baseline, the one that is best at the strongest ρ:", ""]  # fmt: skip
-        lines += [*_verdicts(found, training), ""]
+        if len(verdicts := _verdicts(found, training)) > 2:
+            lines += ["CKS keeps its claim where it falls by at most a third of the fall of the "
+                      "best baseline, the one that is best at the strongest ρ:"]  # fmt: skip
+            lines += ["", *verdicts, ""]
         lines += _parts(found, training)
         lines += [f"## Against style, {at}", ""]
         lines += [f"![R@1 against style, {at}](images/causal-style-{training}.svg)", ""]

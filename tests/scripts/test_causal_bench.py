@@ -468,6 +468,9 @@ def test_a_fall_of_more_than_a_third_is_not_kept(scripts, tmp_path):
     page, found = collected(scripts, tmp_path, {"cks": 4.0, "clip": 10.0})
     assert not page.verdict(found, "0.9", "cut", "R@1")["kept"]
     assert page.verdict(found, "0.9", "cut", "Acc") is None  # CLIP names no emotion
+    assert "keeps its claim where" in page.render(found)
+    alone = collected(scripts, tmp_path / "alone", {"cks": 4.0})[1]
+    assert "keeps its claim where" not in page.render(alone)
 
 
 def test_what_a_part_buys_is_told_over_the_seeds_that_both_have(scripts, tmp_path):
