@@ -102,8 +102,10 @@ def _read(path: Path) -> dict:
         raise ValueError(f"{path}: no such file; run the bench first") from None
     except ValueError as error:
         raise ValueError(f"{path}: not readable ({error})") from error
-    wanted = "references" if path.name == _BENCH else "tests"
-    wanted = "probes" if path.name.endswith(_PROBED) else wanted
+    if path.name == _BENCH:
+        wanted = "references"
+    else:
+        wanted = "probes" if path.name.endswith(_PROBED) else "tests"
     if not isinstance(found, dict) or wanted not in found:
         raise ValueError(f"{path}: holds no {wanted}")
     return found

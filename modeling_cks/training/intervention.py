@@ -43,10 +43,11 @@ class WordIntervention:
         self.probability = probability
         self.seed = seed
         # A lexicon's word that training never has counts as one.
-        counts = {word: max(entry.count, 1) for word, entry in words.words.items()}
-        self._of = {e: words.words_of(e) for e in {w.emotion for w in words.words.values()}}
-        self._shares = {e: sum(counts[word] for word in of) for e, of in self._of.items()}
-        self._counts = counts
+        self._counts = {word: max(entry.count, 1) for word, entry in words.words.items()}
+        self._shares = {
+            emotion: sum(self._counts[word] for word in words.words_of(emotion))
+            for emotion in {entry.emotion for entry in words.words.values()}
+        }
 
     def __call__(self, row: Mapping, epoch: int) -> dict:
         """Return the row with the utterances of this epoch; the row itself is left alone."""
