@@ -73,7 +73,15 @@ class _Sequence:
     """The parts of the multimodal encoder's input, each embedded once for many pairs."""
 
     dialogue: list[tuple[Tensor, Tensor]]  # (B, L, width) and (B, L), in the sequence's order
-    ocr: tuple[Tensor, Tensor] | None  # (S, Lo, width) and (S, Lo)
+    ocr: tuple[Tensor, Tensor] | None  # (S, Lo), words and mask, until `with_words` embeds them
+
+    def of(self, stickers: Tensor) -> "_Sequence":
+        """Keep of the stickers' words those of the given ones, without the padding of the rest."""
+        if self.ocr is None:
+            return self
+        mask = self.ocr[1][stickers]
+        longest = int(mask.sum(1).max())
+        return _Sequence(self.dialogue, (self.ocr[0][stickers, :longest], mask[:, :longest]))
 
 
 class CKSPreTrainedModel(PreTrainedModel):
@@ -199,6 +207,7 @@ class CKSModel(CKSPreTrainedModel):
         positive_shares: Tensor | None = None,
         candidates: Tensor | None = None,
         emotion_labels: Tensor | None = None,
+        match_best: int | None = None,
     ) -> CKSOutput:
         """Encode distinct utterances and stickers; score candidates, compute losses, or both.
 
@@ -228,9 +237,14 @@ class CKSModel(CKSPreTrainedModel):
                 sticker, for `logq_correction`.
             candidates: (B, N), places among the S stickers, -1 pads.
             emotion_labels: (B,), -100 where unlabelled.
+            match_best: a shortcut that is not exact: only so many candidates of each dialogue, the
+                best by contrast, are judged by the multimodal encoder. Each of the others scores
+                its share in the contrast less 1, and so comes behind them, in contrast's order;
+                its match and emotion logits are zero.
 
         Raises:
-            ValueError: if an input that the configuration needs is missing.
+            ValueError: if an input that the configuration needs is missing, or `match_best` is
+                below 1 or set without contrast.
         """
         self._check_inputs(locals())
         # Features come in the precision in which they were stored, pixels in float32.
@@ -270,7 +284,7 @@ class CKSModel(CKSPreTrainedModel):
                 sticker_embeds,
             )
         if candidates is not None:
-            self._score(output, sequence, candidates)
+            self._score(output, sequence, candidates, match_best)
         if positive is not None:
             if sticker_ids is None:
                 sticker_ids = torch.arange(len(sticker_embeds), device=positive.device)
@@ -367,6 +381,11 @@ class CKSModel(CKSPreTrainedModel):
             if config.use_ocr:
                 need("ocr_input_ids", "since it was configured with OCR (use_ocr=True)")
                 need("ocr_attention_mask", "beside `ocr_input_ids`")
+        if given["match_best"] is not None:
+            if not config.use_itc:
+                raise ValueError("match_best needs contrast (use_itc=True) to tell the best")
+            if given["match_best"] < 1:
+                raise ValueError(f"match_best must be at least 1, not {given['match_best']}")
         if given["positive"] is not None:
             if config.use_itm or config.use_cim:
                 need("negative", "to compute its losses")
@@ -397,7 +416,7 @@ class CKSModel(CKSPreTrainedModel):
         speaker_ids: Tensor,
         sticker_embeds: Tensor,
     ) -> _Sequence:
-        """Embed every part of the sequence once, before pairs repeat them."""
+        """Embed the dialogues' parts of the sequence once, before pairs repeat them."""
         encoder = self.multimodal_encoder
         emotional = encoder.embed_dialogue(dialogue_embeds)
         dialogue = [
@@ -410,10 +429,16 @@ class CKSModel(CKSPreTrainedModel):
             history, own = self._cut_history(history, own)
             stickers = sticker_embeds[history.clamp(min=0)]
             dialogue.append((encoder.embed_history(stickers, own), history >= 0))
-        ocr = None
-        if self.config.use_ocr:
-            ocr = (encoder.embed_tokens(ocr_input_ids, "ocr"), ocr_attention_mask.bool())
+        ocr = (ocr_input_ids, ocr_attention_mask.bool()) if self.config.use_ocr else None
         return _Sequence(dialogue, ocr)
+
+    def _with_words(self, sequence: _Sequence) -> _Sequence:
+        """Embed the words of the stickers once, before pairs repeat them."""
+        if sequence.ocr is None:
+            return sequence
+        words, mask = sequence.ocr
+        embeds = self.multimodal_encoder.embed_tokens(words, "ocr")
+        return _Sequence(sequence.dialogue, (embeds, mask))
 
     def _cut_history(self, history: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Move the few turns (B, T) that carry a sticker to the front and cut off the rest."""
@@ -433,7 +458,13 @@ class CKSModel(CKSPreTrainedModel):
         parts.append((sticker, torch.ones_like(sticker[..., 0], dtype=torch.bool)))
         return self.multimodal_encoder(parts)
 
-    def _score(self, output: CKSOutput, sequence: _Sequence | None, candidates: Tensor) -> None:
+    def _score(
+        self,
+        output: CKSOutput,
+        sequence: _Sequence | None,
+        candidates: Tensor,
+        match_best: int | None = None,
+    ) -> None:
         """Fill in the scores of section 5: softmax over contrastive logits, plus P(match)."""
         real = candidates >= 0
         scores = torch.zeros(candidates.shape, device=candidates.device)
@@ -445,11 +476,20 @@ class CKSModel(CKSPreTrainedModel):
             shares = output.contrastive_logits.float().softmax(-1)
             scores = scores + self.config.itc_weight * shares
         if sequence is not None:
+            embeds, judged = output.sticker_embeds, candidates
+            if match_best is not None and match_best < candidates.shape[1]:
+                # Of equals the lower position, as wherever candidates are put in order.
+                order = output.contrastive_logits.sort(dim=-1, descending=True, stable=True).indices
+                judged = candidates.scatter(1, order[:, match_best:], -1)
+                scores = torch.where(judged < 0, shares - 1, scores)
+                used, judged = _places_among(judged)
+                sequence, embeds = sequence.of(used), embeds[used]
             output.match_logits, output.candidate_emotion_logits = self._judge(
-                sequence, candidates, output.sticker_embeds
+                self._with_words(sequence), judged, embeds
             )
             if output.match_logits is not None:
-                scores = scores + output.match_logits.float().softmax(-1)[..., 1]
+                match = output.match_logits.float().softmax(-1)[..., 1]
+                scores = scores + match.masked_fill(judged < 0, 0.0)
         output.scores = scores.masked_fill(~real, float("-inf"))
 
     def _judge(
@@ -486,6 +526,7 @@ class CKSModel(CKSPreTrainedModel):
         config = self.config
         losses = []
         if sequence is not None:
+            sequence = self._with_words(sequence)
             dialogues = torch.arange(len(positive), device=positive.device)
             stickers, features = positive, output.sticker_embeds[positive]
             if config.use_itm:
@@ -522,6 +563,14 @@ class CKSModel(CKSPreTrainedModel):
             )
             losses.append(config.triplet_loss_weight * output.triplet_loss)
         output.loss = sum(losses)
+
+
+def _places_among(stickers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct stickers of (B, N), and the place of each among them; -1 stays."""
+    used, places = stickers.unique(return_inverse=True)
+    if used[0] == -1:
+        return used[1:], places - 1
+    return used, places
 
 
 def _unflatten(values: Tensor | None, real: Tensor) -> Tensor | None:

@@ -55,14 +55,35 @@ class FusionLayer(GradientCheckpointingLayer):
             nn.Linear(config.fusion_intermediate_size, size),
         )
 
-    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        """Apply the layer to (P, L, width) with a boolean mask (P, 1, 1, L)."""
-        rows, length, size = hidden.shape
-        heads = (rows, length, self.num_heads, size // self.num_heads)
-        query, key, value = (
-            part.view(heads).transpose(1, 2)
-            for part in self.query_key_value(self.attention_norm(hidden)).chunk(3, dim=-1)
-        )
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor,
+        places: Tensor | None = None,
+        heads: Tensor | None = None,
+    ) -> Tensor:
+        """Apply the layer to P sequences of L places.
+
+        Args:
+            hidden: (P, L, width), or with `places` the real places alone, (M, width).
+            attention_mask: (P, 1, 1, L), True at real places.
+            places: (M,), where each of them stands among the P * L.
+            heads: (P,), the first place of each sequence among the P * L (or the M); only their
+                output is then computed, (P, width).
+        """
+        rows, length = attention_mask.shape[0], attention_mask.shape[-1]
+        size = hidden.shape[-1]
+        projected = self.query_key_value(self.attention_norm(hidden))
+        if places is not None:
+            # Attention alone wants rows of one length; nothing reads the zeros between.
+            projected = projected.new_zeros(rows * length, 3 * size).index_copy(
+                0, places, projected
+            )
+        query, key, value = projected.view(
+            rows, length, 3, self.num_heads, size // self.num_heads
+        ).permute(2, 0, 3, 1, 4)
+        if heads is not None:
+            query, hidden = query[:, :, :1], hidden.reshape(-1, size)[heads]
         mixed = F.scaled_dot_product_attention(
             query,
             key,
@@ -70,7 +91,10 @@ class FusionLayer(GradientCheckpointingLayer):
             attn_mask=attention_mask,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        mixed = self.attention_output(mixed.transpose(1, 2).reshape(rows, length, size))
+        mixed = mixed.transpose(1, 2).reshape(-1, size)
+        if places is not None and heads is None:
+            mixed = mixed[places]
+        mixed = self.attention_output(mixed.view(hidden.shape))
         hidden = hidden + F.dropout(mixed, self.dropout, self.training)
         change = self.feed_forward(self.feed_forward_norm(hidden))
         return hidden + F.dropout(change, self.dropout, self.training)
@@ -126,10 +150,19 @@ class MultimodalEncoder(nn.Module):
         head = self.head_token.to(first.dtype).expand(first.shape[0], 1, -1)
         hidden = torch.cat([head, *(embeds for embeds, _ in parts)], dim=1)
         mask = torch.cat([mask.new_ones(mask.shape[0], 1), *(part for _, part in parts)], dim=1)
-        attention_mask = mask.bool()[:, None, None, :]
-        for layer in self.layers:
-            hidden = layer(hidden, attention_mask)
-        pooled = self.norm(hidden[:, 0])
+        mask = mask.bool()
+        places = _real_places(mask)
+        if places is None:
+            heads = torch.arange(mask.shape[0], device=mask.device) * mask.shape[1]
+        else:
+            hidden = hidden.flatten(0, 1)[places]
+            counts = mask.sum(1)
+            heads = counts.cumsum(0) - counts
+        attention_mask = mask[:, None, None, :]
+        for layer in self.layers[:-1]:
+            hidden = layer(hidden, attention_mask, places)
+        # Of the last layer only [HEAD]'s output is read.
+        pooled = self.norm(self.layers[-1](hidden, attention_mask, places, heads))
         match = self.match_head(pooled) if self.match_head is not None else None
         emotion = self.emotion_head(pooled) if self.emotion_head is not None else None
         return match, emotion
@@ -137,3 +170,14 @@ class MultimodalEncoder(nn.Module):
     def _typed(self, embeds: Tensor, part: str) -> Tensor:
         # Called, not indexed: a module whose weights are offloaded has them only in its forward.
         return embeds + self.part_embeddings(embeds.new_tensor(PARTS.index(part)).long())
+
+
+def _real_places(mask: Tensor) -> Tensor | None:
+    """Return where the real places stand among all of (P, L); None to go on with all of them.
+
+    Dialogues differ in length, and the linear maps, nearly all of the work, need not see padding.
+    """
+    # Their number depends on the data, which no traced graph can follow.
+    if torch.compiler.is_compiling() or bool(mask.all()):
+        return None
+    return mask.flatten().nonzero().squeeze(1)

@@ -590,3 +590,95 @@ def test_no_words_are_hidden_in_evaluation(monkeypatch):
     plain = training_with_hidden_words(monkeypatch, hidden=(), text_dropout=0.0).eval()
     made = training_with_hidden_words(monkeypatch, hidden={0, 1, 2}).eval()
     torch.testing.assert_close(made(**ranking()).scores, plain(**ranking()).scores)
+
+
+def test_padding_is_not_computed_and_changes_nothing(monkeypatch):
+    seen = []
+    made, given = model(), ranking()
+    layer = made.multimodal_encoder.layers[0]
+    hook = layer.query_key_value.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    packed = made(**given)
+    monkeypatch.setattr("modeling_cks.multimodal_encoder._real_places", lambda mask: None)
+    padded = made(**given)
+    hook.remove()
+    assert seen[0].dim() == 2 and seen[1].dim() == 3
+    assert seen[0].shape[0] < seen[1].shape[0] * seen[1].shape[1]
+    for name in ("scores", "match_logits", "candidate_emotion_logits"):
+        torch.testing.assert_close(packed[name], padded[name], atol=1e-6, rtol=0)
+
+
+def test_the_last_layer_computes_the_head_alone_and_gives_what_whole_rows_gave():
+    made = model()
+    encoder, parts = made.multimodal_encoder, []
+    generator = torch.Generator().manual_seed(1)
+    for lengths in ([3, 5, 1, 4], [2, 0, 2, 1]):
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        parts.append((torch.randn(*mask.shape, 16, generator=generator), mask))
+    changed = []
+    hook = encoder.layers[-1].feed_forward.register_forward_hook(
+        lambda _, given, __: changed.append(given[0].shape)
+    )
+    match, emotion = encoder(parts)
+    hook.remove()
+    assert changed == [(4, 16)]
+    # The obvious twin: every layer over whole, padded rows, and [HEAD] taken at the end.
+    hidden = torch.cat([encoder.head_token.expand(4, 1, -1), *(each for each, _ in parts)], dim=1)
+    mask = torch.cat([torch.ones(4, 1, dtype=torch.bool), *(each for _, each in parts)], dim=1)
+    for layer in encoder.layers:
+        hidden = layer(hidden, mask[:, None, None, :])
+    pooled = encoder.norm(hidden[:, 0])
+    torch.testing.assert_close(match, encoder.match_head(pooled), atol=1e-6, rtol=0)
+    torch.testing.assert_close(emotion, encoder.emotion_head(pooled), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("best", [1, 2, 3, 9])
+def test_match_best_judges_the_best_by_contrast_and_puts_the_rest_behind(best):
+    made, given = model(), ranking()
+    judged = []
+    hook = made.multimodal_encoder.register_forward_hook(
+        lambda _, given, __: judged.append(given[0][0][0].shape[0])
+    )
+    whole, short = made(**given), made(**given, match_best=best)
+    hook.remove()
+    candidates = given["candidates"]
+    for row, places in enumerate(candidates.tolist()):
+        logits = whole.contrastive_logits[row].tolist()
+        real = [column for column, place in enumerate(places) if place >= 0]
+        order = sorted(real, key=lambda column: (-logits[column], column))
+        shares = torch.tensor(logits).softmax(-1)
+        for column in range(len(places)):
+            if column in order[:best]:
+                wanted = whole.scores[row, column]
+                match, emotion = whole.match_logits[row], whole.candidate_emotion_logits[row]
+                torch.testing.assert_close(
+                    short.match_logits[row, column], match[column], atol=1e-6, rtol=0
+                )
+                torch.testing.assert_close(
+                    short.candidate_emotion_logits[row, column], emotion[column], atol=1e-6, rtol=0
+                )
+            else:
+                wanted = shares[column] - 1 if column in real else torch.tensor(float("-inf"))
+                assert not short.match_logits[row, column].any()
+                assert not short.candidate_emotion_logits[row, column].any()
+            torch.testing.assert_close(short.scores[row, column], wanted, atol=1e-6, rtol=0)
+    counts = (candidates >= 0).sum(1)
+    assert judged == [int(counts.sum()), int(counts.clamp(max=best).sum())]
+
+
+def test_match_best_embeds_the_words_of_the_judged_stickers_alone():
+    made, given = model(), ranking()
+    embedded = []
+    hook = made.multimodal_encoder.embeddings.register_forward_hook(
+        lambda _, given, __: embedded.append(given[0].shape[0])
+    )
+    made(**given, match_best=1)
+    hook.remove()
+    rows = len(given["candidates"])
+    assert embedded[0] == rows and embedded[1] <= rows < len(given["ocr_input_ids"])
+
+
+@pytest.mark.parametrize(("changes", "best"), [({}, 0), ({"use_itc": False}, 2)])
+def test_match_best_that_cannot_be_is_an_error(changes, best):
+    made, given = model(**changes), ranking()
+    with pytest.raises(ValueError, match="match_best"):
+        made(**given, match_best=best)
