@@ -4,8 +4,7 @@
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from PIL import Image
 from torch import Tensor
 from transformers.pipelines.base import Pipeline
 
+from .conversation import Conversation
 from .processing_cks import is_one_dialogue, read_dialogue
 from .ranking import rank
 from .sticker_image import image_digest, open_sticker
+from .sticker_pack import StickerPack, join_words
 
 logger = logging.getLogger(__name__)
 
@@ -25,25 +26,7 @@ IMAGE_SUFFIXES = (".png", ".gif", ".jpg", ".jpeg", ".webp", ".bmp")
 _REMEMBERED_STICKERS = 16_384
 _EXPLAINED_UTTERANCES = 3
 _ENCODED_A_PASS = 64
-
-
-@dataclass
-class StickerPack:
-    """Stickers that are ready to be chosen from: N names, captions and unbiased features.
-
-    Args:
-        names: N names, by which answers call them.
-        captions: N texts read from or given for the stickers; None where the model reads none.
-        embeds: (N, D), on the CPU.
-    """
-
-    names: list[str]
-    captions: list[str | None]
-    embeds: Tensor
-
-    def __len__(self) -> int:
-        """Count the stickers."""
-        return len(self.names)
+_CANDIDATES = 100
 
 
 class StickerSelectionPipeline(Pipeline):
@@ -82,16 +65,24 @@ class StickerSelectionPipeline(Pipeline):
 
         Args:
             dialogues: a dialogue, which is a list of turns (strings, whose speakers alternate, or
-                mappings with `text`, `speaker` 0 or 1, perhaps `sticker`), or a list of them.
+                mappings with `text`, `speaker` 0 or 1, perhaps `sticker`: a file, an image, or the
+                name of one of the stickers to choose from), or a list of them.
             stickers: a folder, a list of files or PIL images, a mapping of names to either, a
-                table with an `image` column (and `name` or `id`, `caption`), or a
-                [`StickerPack`] from `load_stickers`, which saves the reading.
+                table with an `image` column (and `name` or `id`, `caption`), a [`StickerPack`]
+                from `load_stickers`, which saves the reading, or a [`StickerIndex`], of which the
+                nearest `candidates` are ranked.
             captions (`dict[str, str]`, *optional*): texts by sticker name, in the place of OCR.
             top_k (`int`, *optional*): how many stickers to return; all unless given.
             knowledge (`bool`, defaults to `True`): False runs a model trained with knowledge
                 without COMET, with some loss of quality.
             explain (`bool`, defaults to `False`): add COMET's inferences for the three most
                 emotional utterances.
+            match_best (`int`, *optional*): a shortcut that is not exact: the multimodal encoder
+                judges only so many stickers, the best by contrast; the others follow, in
+                contrast's order, with scores below zero.
+            candidates (`int`, defaults to 100): how many stickers of an index are ranked;
+                contrast's share is then one among these.
+            packs (`list[str]`, *optional*): choose among these packs of an index.
 
         Returns:
             For each dialogue `stickers`, best first, each {rank, position, name, score, caption};
@@ -104,14 +95,41 @@ class StickerSelectionPipeline(Pipeline):
         """
         if stickers is None:
             raise ValueError("give `stickers` to choose from: a folder, files, images or a table")
-        top_k = kwargs.get("top_k")
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"top_k must be a positive integer, not {top_k!r}")
-        pack = self.load_stickers(stickers, captions=kwargs.pop("captions", None))
+        _check_counts(kwargs)
+        source = self._source(stickers, kwargs.pop("captions", None))
         if is_one_dialogue(dialogues):
-            return super().__call__({"dialogue": dialogues}, pack=pack, **kwargs)
+            return super().__call__({"dialogue": dialogues}, source=source, **kwargs)
         inputs = [{"dialogue": dialogue} for dialogue in dialogues]
-        return super().__call__(inputs, pack=pack, **kwargs)
+        return super().__call__(inputs, source=source, **kwargs)
+
+    def conversation(
+        self,
+        stickers,
+        captions: Mapping[str, str] | None = None,
+        knowledge: bool = True,
+        match_best: int | None = None,
+        candidates: int = _CANDIDATES,
+        packs: Sequence[str] | None = None,
+    ) -> Conversation:
+        """Begin a chat whose turns are read once each; arguments as those of a call.
+
+        Raises:
+            ValueError: if a sticker cannot be read.
+        """
+        options = {"match_best": match_best, "candidates": candidates, "packs": packs}
+        _check_counts(options)
+        return Conversation(self, self._source(stickers, captions), knowledge, options)
+
+    def pack_linear_maps(self, precision: str = "float32") -> None:
+        """Make answers on this processor faster; see [`~cpu_inference.pack_linear_maps`].
+
+        Exact in float32; "bfloat16" and "int8" are shortcuts that are not. The pipeline can then
+        be neither trained nor saved.
+        """
+        from .cpu_inference import pack_linear_maps
+
+        pack_linear_maps(self.model, self.processor, precision)
+        self._known.clear()
 
     def load_stickers(self, source, captions: Mapping[str, str] | None = None) -> StickerPack:
         """Read and encode stickers once, to choose from them many times.
@@ -171,52 +189,205 @@ class StickerSelectionPipeline(Pipeline):
             self._known.popitem(last=False)
         return torch.stack([found[digest] for digest in digests])
 
-    def _sanitize_parameters(self, pack=None, top_k=None, knowledge=None, explain=None, **kwargs):
-        if kwargs:
-            raise TypeError(f"sticker-selection takes no argument {sorted(kwargs)[0]!r}")
-        before: dict[str, Any] = {}
-        after: dict[str, Any] = {}
-        if pack is not None:
-            before["pack"] = after["pack"] = pack
-        if knowledge is not None:
-            before["knowledge"] = knowledge
-        if top_k is not None:
-            after["top_k"] = top_k
-        if explain is not None:
-            after["explain"] = explain
-        return before, {}, after
+    def _source(self, stickers, captions: Mapping[str, str] | None):
+        """Return what a call chooses from: a pack, or an index that gives packs."""
+        if not hasattr(stickers, "nearest"):
+            return self.load_stickers(stickers, captions)
+        if captions:
+            raise ValueError("the captions of an index are those that were added with its stickers")
+        stickers.check_model(self.model)
+        return stickers
 
-    def preprocess(self, inputs, pack, knowledge=True):
-        """Turn a dialogue and a pack into the model's tensors."""
-        turns = read_dialogue(inputs["dialogue"])[-self.processor.max_utterances :]
+    def shown_stickers(
+        self, turns: Sequence[Mapping[str, Any]], source
+    ) -> list[tuple[str | None, Tensor] | None]:
+        """Return for each turn the text and the feature (D,) of the sticker it carries, or None.
+
+        A string that names one of the pack's stickers means that one.
+        """
+        shown: list[tuple[str | None, Tensor] | None] = [None] * len(turns)
+        unread = []
+        for number, turn in enumerate(turns):
+            sticker = turn["sticker"]
+            named = isinstance(sticker, str) and isinstance(source, StickerPack)
+            place = source.place(sticker) if named else None
+            if place is not None:
+                shown[number] = (source.captions[place], source.embeds[place])
+            elif sticker is not None:
+                unread.append(number)
+        if unread:
+            images = [_open_shown(turns[number]["sticker"], number) for number in unread]
+            texts = self._read(images, [None] * len(images))
+            for number, text, embed in zip(unread, texts, self._encode(images), strict=True):
+                shown[number] = (text, embed)
+        return shown
+
+    def dialogue_tensors(
+        self,
+        dialogues: Sequence[Sequence[Mapping[str, Any]]],
+        knowledge: bool | Callable[[Sequence[str]], Tensor] = True,
+        features: Callable[[Sequence[tuple[int, str]]], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Read B dialogues; arguments as those of [`CKSProcessor.encode_dialogues`]."""
         config = self.model.config
         wanted = config.use_keue and config.use_knowledge
         if wanted and knowledge:
             # Asked for here, so that a missing COMET says what to do and not what is None.
             _ = self.processor.knowledge_extractor
-        tensors = self.processor.encode_dialogues([turns], knowledge=knowledge)
-        history = torch.full(tensors["speaker_ids"].shape, -1)
-        shown = [place for place, turn in enumerate(turns) if turn["sticker"] is not None]
-        embeds, captions = pack.embeds, list(pack.captions)
-        if shown:
-            images = [open_sticker(turns[place]["sticker"]) for place in shown]
-            history[0, shown] = torch.arange(len(shown)) + len(pack)
-            embeds = torch.cat([embeds, self._encode(images)])
-            captions += self._read(images, [None] * len(images))
-        if config.use_ocr:
-            tensors.update(self.processor.encode_captions([text or "" for text in captions]))
-        tensors["history"] = history
-        tensors["sticker_embeds"] = embeds
-        tensors["candidates"] = torch.arange(len(pack))[None]
-        return {"turns": turns, "tensors": tensors}
+        elif not wanted:
+            knowledge = False
+        tensors = self.processor.encode_dialogues(dialogues, knowledge=knowledge, features=features)
+        if not wanted:
+            del tensors["knowledge"]
+        return tensors
 
-    def _forward(self, model_inputs):
-        return {"turns": model_inputs["turns"], "output": self.model(**model_inputs["tensors"])}
+    def choose(
+        self,
+        dialogues: Sequence[Sequence[Mapping[str, Any]]],
+        source,
+        knowledge: bool | Callable[[Sequence[str]], Tensor] = True,
+        features: Callable[[Sequence[tuple[int, str]]], Tensor] | None = None,
+        shown: Sequence[Sequence[tuple[str | None, Tensor] | None]] | None = None,
+        top_k: int | None = None,
+        explain: bool = False,
+        match_best: int | None = None,
+        candidates: int = _CANDIDATES,
+        packs: Sequence[str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Choose for B dialogues at once, in one pass of the model.
 
-    def postprocess(self, model_outputs, pack, top_k=None, explain=False):
+        Args:
+            dialogues: B lists of {speaker, text, sticker}, none longer than `max_utterances`.
+            source: a pack or an index.
+            knowledge, features: as those of [`CKSProcessor.encode_dialogues`].
+            shown: what `shown_stickers` returns for each dialogue, where it is known.
+            top_k, explain, match_best, candidates, packs: as those of a call.
+
+        Returns:
+            The answers of B calls.
+        """
+        with torch.inference_mode(), self.device_placement():
+            given = self._prepare(dialogues, source, knowledge, features, shown, candidates, packs)
+            tensors = {name: value.to(self.device) for name, value in given["tensors"].items()}
+            output = self.model(**tensors, match_best=match_best)
+        return [
+            self._answer(turns, pack, output, row, top_k, explain)
+            for row, (turns, pack) in enumerate(zip(dialogues, given["packs"], strict=True))
+        ]
+
+    def _prepare(
+        self, dialogues, source, knowledge, features, shown, candidates, packs
+    ) -> dict[str, Any]:
+        """Make the model's tensors, and the pack from which each dialogue chooses."""
+        tensors = self.dialogue_tensors(dialogues, knowledge, features)
+        if shown is None:
+            shown = [self.shown_stickers(turns, source) for turns in dialogues]
+        earlier = [each for row in shown for each in row if each is not None]
+        if isinstance(source, StickerPack):
+            distinct, chosen = [source], [source] * len(dialogues)
+        else:
+            found = self._nearest(tensors, shown, source, candidates, packs)
+            distinct = chosen = found
+        sizes = [len(pack) for pack in distinct]
+        starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        width = max(sizes)
+        places = torch.full((len(dialogues), width), -1)
+        for row, pack in enumerate(chosen):
+            start = starts[row] if len(distinct) > 1 else 0
+            places[row, : len(pack)] = torch.arange(start, start + len(pack))
+        tensors["candidates"] = places
+        tensors["history"] = self._history(shown, tensors["speaker_ids"].shape, sum(sizes))
+        parts = [pack.embeds for pack in distinct]
+        if earlier:
+            parts.append(torch.stack([embed for _, embed in earlier]))
+        tensors["sticker_embeds"] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if self.model.config.use_ocr:
+            words = [pack.words(self.processor) for pack in distinct]
+            if earlier:
+                words.append(self.processor.encode_captions([text or "" for text, _ in earlier]))
+            tensors.update(join_words(words))
+        return {"tensors": tensors, "packs": chosen}
+
+    @staticmethod
+    def _history(shown, shape: tuple[int, int], start: int) -> Tensor:
+        """Number the earlier turns' stickers from `start` on, in the order of the turns."""
+        history = torch.full(shape, -1)
+        for row, turns in enumerate(shown):
+            for column, each in enumerate(turns):
+                if each is not None:
+                    history[row, column] = start
+                    start += 1
+        return history
+
+    def _nearest(self, tensors, shown, index, candidates: int, packs) -> list[StickerPack]:
+        """Encode the dialogues and let the index find what lies nearest to each."""
+        model = self.model
+        on_device = {
+            name: value.to(self.device) for name, value in tensors.items() if "dialogue" not in name
+        }
+        if "utterance_embeds" not in on_device:
+            # Kept, so that the utterances are encoded once.
+            tensors["utterance_embeds"] = on_device["utterance_embeds"] = model.encode_utterances(
+                on_device["utterance_input_ids"], on_device["utterance_attention_mask"]
+            )
+        history = self._history(shown, tensors["speaker_ids"].shape, 0).to(self.device)
+        earlier = [each[1] for row in shown for each in row if each is not None]
+        knowledge = on_device.get("knowledge")
+        embeds, _ = model.encode_dialogue(
+            on_device["utterance_embeds"].to(model.dtype),
+            on_device["utterances"],
+            on_device["speaker_ids"],
+            None if knowledge is None else knowledge.to(model.dtype),
+            history if earlier else None,
+            torch.stack(earlier).to(self.device, model.dtype) if earlier else None,
+        )
+        return index.nearest(embeds.float().cpu(), candidates, packs)
+
+    def _sanitize_parameters(
+        self,
+        source=None,
+        top_k=None,
+        knowledge=None,
+        explain=None,
+        match_best=None,
+        candidates=None,
+        packs=None,
+        **kwargs,
+    ):
+        if kwargs:
+            raise TypeError(f"sticker-selection takes no argument {sorted(kwargs)[0]!r}")
+        before = {
+            "source": source, "knowledge": knowledge, "candidates": candidates, "packs": packs
+        }  # fmt: skip
+        after = {"top_k": top_k, "explain": explain}
+        return (
+            {name: value for name, value in before.items() if value is not None},
+            {} if match_best is None else {"match_best": match_best},
+            {name: value for name, value in after.items() if value is not None},
+        )
+
+    def preprocess(self, inputs, source, knowledge=True, candidates=_CANDIDATES, packs=None):
+        """Turn a dialogue, and the stickers to choose from, into the model's tensors."""
+        turns = read_dialogue(inputs["dialogue"])[-self.processor.max_utterances :]
+        with torch.inference_mode():
+            given = self._prepare([turns], source, knowledge, None, None, candidates, packs)
+        return {"turns": turns, "pack": given["packs"][0], "tensors": given["tensors"]}
+
+    def _forward(self, model_inputs, match_best=None):
+        return {
+            "turns": model_inputs["turns"],
+            "pack": model_inputs["pack"],
+            "output": self.model(**model_inputs["tensors"], match_best=match_best),
+        }
+
+    def postprocess(self, model_outputs, top_k=None, explain=False):
         """Turn the model's output into a ranking with its reasons."""
-        turns, output = model_outputs["turns"], model_outputs["output"]
-        scores = output.scores[0].float()
+        turns, pack, output = (model_outputs[name] for name in ("turns", "pack", "output"))
+        return self._answer(turns, pack, output, 0, top_k, explain)
+
+    def _answer(self, turns, pack, output, row, top_k, explain) -> dict[str, Any]:
+        """Say what the model's output means for one dialogue."""
+        scores = output.scores[row, : len(pack)].float()
         order = rank(scores).tolist()
         stickers = [
             {
@@ -232,14 +403,14 @@ class StickerSelectionPipeline(Pipeline):
         # On its way here the library makes a plain ModelOutput of it, without what is None.
         logits = output.get("candidate_emotion_logits")
         if logits is not None:
-            shares = logits[0, order[0]].float().softmax(-1)
+            shares = logits[row, order[0]].float().softmax(-1)
             emotions = [
                 {"label": self.model.config.id2label[place], "score": float(shares[place])}
                 for place in rank(shares).tolist()
             ]
         weights: list[float | None] = [None] * len(turns)
         if output.get("utterance_weights") is not None:
-            weights = output["utterance_weights"][0, : len(turns)].float().tolist()
+            weights = output["utterance_weights"][row, : len(turns)].float().tolist()
         utterances = [
             {
                 "speaker": turn["speaker"],
@@ -265,6 +436,24 @@ class StickerSelectionPipeline(Pipeline):
         inferred = self.processor.knowledge_extractor.infer([turn["text"] for turn in chosen])
         for turn, inferences in zip(chosen, inferred, strict=True):
             turn["inferences"] = inferences
+
+
+def _open_shown(sticker, number: int) -> Image.Image:
+    try:
+        return open_sticker(sticker)
+    except FileNotFoundError:
+        raise ValueError(
+            f"the sticker of turn {number}: {sticker!r} is neither a file nor one to choose from"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the sticker of turn {number}: {error}") from None
+
+
+def _check_counts(options: Mapping[str, Any]) -> None:
+    for name in ("top_k", "match_best", "candidates"):
+        count = options.get(name)
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ValueError(f"{name} must be a positive integer, not {count!r}")
 
 
 def _read_source(source) -> tuple[list[str], list, list[str | None]]:

@@ -192,14 +192,15 @@ class CKSProcessor(ProcessorMixin):
     def encode_dialogues(
         self,
         dialogues: Sequence[Sequence[Mapping]],
-        knowledge: bool = True,
+        knowledge: bool | Callable[[Sequence[str]], Tensor] = True,
         features: Callable[[Sequence[tuple[int, str]]], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Turn B dialogues, lists of {speaker, text}, into tensors, padded to the longest.
 
         Args:
             dialogues: the dialogues; the newest `max_utterances` of each are kept.
-            knowledge: False puts zeros in the place of COMET's sums.
+            knowledge: False puts zeros in the place of COMET's sums; a function gives those of
+                distinct texts, (U, 2, knowledge_size), where they are known already.
             features: gives r (U, D_text) of distinct (speaker, text) where it is known already.
 
         Returns:
@@ -236,6 +237,8 @@ class CKSProcessor(ProcessorMixin):
             data["utterance_embeds"] = features(list(places))
         if not knowledge:
             data["knowledge"] = torch.zeros(len(places), 2, self.knowledge_size)
+        elif callable(knowledge):
+            data["knowledge"] = knowledge([text for _, text in places])
         elif self.comet is not None or self._knowledge is not None:
             data["knowledge"] = self.knowledge_features([text for _, text in places])
         return data

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,18 +18,22 @@ _ENCODED_A_PASS = 512
 class UtteranceFeatures:
     """Give r of distinct utterances, encoding only those that were not met before.
 
-    Valid as long as the utterance encoder's weights are: through one evaluation, or through a
-    whole training that leaves the encoder frozen. 20,000 utterances of size 768 take 60 MiB.
+    Valid as long as the utterance encoder's weights are: through one evaluation or conversation,
+    or through a whole training that leaves the encoder frozen.
 
     Args:
         model: whose utterance encoder encodes; it runs in evaluation mode.
         processor: its processor.
+        remembered: how many utterances are kept, those used last; None keeps all. The default
+            takes 48 MiB at a size of 768, and holds far more than the neighbouring samples of an
+            evaluation share.
     """
 
-    def __init__(self, model: CKSModel, processor: CKSProcessor):
+    def __init__(self, model: CKSModel, processor: CKSProcessor, remembered: int | None = 16_384):
         self.model = model
         self.processor = processor
-        self._known: dict[tuple[int, str], Tensor] = {}
+        self.remembered = remembered
+        self._known: OrderedDict[tuple[int, str], Tensor] = OrderedDict()
 
     @torch.no_grad()
     def __call__(
@@ -37,7 +42,8 @@ class UtteranceFeatures:
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         """Return r (U, D_text), on the CPU, of U (speaker, text)."""
-        missing = [each for each in dict.fromkeys(said) if each not in self._known]
+        found = {each: self._known.get(each) for each in said}
+        missing = [each for each, embed in found.items() if embed is None]
         if missing:
             encoder = self.model.text_encoder
             training = encoder.training
@@ -50,9 +56,14 @@ class UtteranceFeatures:
                         tokens["utterance_input_ids"].to(self.model.device),
                         tokens["utterance_attention_mask"].to(self.model.device),
                     ).cpu()
-                    self._known.update(zip(part, embeds, strict=True))
+                    found.update(zip(part, embeds.unbind(), strict=True))
                     if progress is not None:
                         progress(len(part))
             finally:
                 encoder.train(training)
-        return torch.stack([self._known[each] for each in said])
+        for each, embed in found.items():
+            self._known[each] = embed
+            self._known.move_to_end(each)
+        while self.remembered is not None and len(self._known) > self.remembered:
+            self._known.popitem(last=False)
+        return torch.stack([found[each] for each in said])

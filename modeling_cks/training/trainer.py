@@ -79,7 +79,7 @@ class CKSTrainer(Trainer):
         # What is frozen is not computed again at every step.
         self.features = None
         if not any(parameter.requires_grad for parameter in model.text_encoder.parameters()):
-            self.features = UtteranceFeatures(model, processor)
+            self.features = UtteranceFeatures(model, processor, remembered=None)
         super().__init__(
             model,
             args,

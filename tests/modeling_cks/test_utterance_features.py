@@ -30,3 +30,16 @@ def test_each_utterance_is_encoded_once_and_as_the_model_does(tmp_path, monkeypa
     tokens = processor.encode_dialogues(dialogues)
     wanted = encode(tokens["utterance_input_ids"], tokens["utterance_attention_mask"])
     torch.testing.assert_close(known["utterance_embeds"], wanted.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_only_the_last_used_are_kept_and_nothing_changes(tmp_path, monkeypatch):
+    model, processor = tiny_cks(tmp_path)
+    said = [(0, text) for text in ("so happy", "oh no", "thank you", "sad", "angry")]
+    all_kept = UtteranceFeatures(model, processor, remembered=None)
+    few = UtteranceFeatures(model, processor, remembered=2)
+    torch.testing.assert_close(few(said), all_kept(said), atol=1e-6, rtol=0)
+    assert (len(all_kept._known), list(few._known)) == (5, said[3:])
+    few(said[3:4])
+    few(said[:1])
+    assert list(few._known) == [said[3], said[0]]
+    torch.testing.assert_close(few(said), all_kept(said), atol=1e-5, rtol=0)
