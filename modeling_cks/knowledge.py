@@ -182,6 +182,18 @@ class KnowledgeExtractor:
                 self._fingerprint = _fingerprint(self.model, self.tokenizer)
             return self._fingerprint
 
+    def use_precision(self, precision: str) -> None:
+        """Keep what a model of another precision says apart from what it said in full.
+
+        Call it before the model's weights are changed; "float32" only fixes the fingerprint.
+        """
+        with self._lock:
+            exact = self.fingerprint
+            if precision != "float32":
+                self._fingerprint = hashlib.sha256(f"{exact} {precision}".encode()).hexdigest()
+                self._features.clear()
+                self._store = None
+
     @property
     def key(self) -> str:
         """What the features of a text are stored under: the fingerprint and the settings."""

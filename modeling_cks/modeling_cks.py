@@ -254,9 +254,7 @@ class CKSModel(CKSPreTrainedModel):
         )
         visual = augmented = None
         if sticker_embeds is None:
-            visual, augmented, sticker_embeds = self.visual_extractor(
-                pixel_values, clip_embeds
-            )
+            visual, augmented, sticker_embeds = self.visual_extractor(pixel_values, clip_embeds)
         if utterance_embeds is None:
             utterance_embeds = self.encode_utterances(utterance_input_ids, utterance_attention_mask)
         hidden = self._hidden_words(utterances, knowledge)

@@ -31,6 +31,10 @@ TRAVELLING = {
     "knowledge",
     "ocr",
     "sticker_image",
+    "sticker_pack",
+    "conversation",
+    "cpu_inference",
+    "utterance_features",
     "ranking",
 }
 TRAVELLING_NEEDS = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"}

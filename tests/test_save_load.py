@@ -122,7 +122,8 @@ def test_a_saved_folder_holds_code_and_comet_and_no_path(saved):
     assert code == {
         "configuration_cks.py", "utterance_extractor.py", "visual_extractor.py",
         "multimodal_encoder.py", "losses.py", "modeling_cks.py", "knowledge.py", "ocr.py",
-        "sticker_image.py", "ranking.py", "processing_cks.py", "pipeline_cks.py",
+        "sticker_image.py", "sticker_pack.py", "conversation.py", "utterance_features.py",
+        "cpu_inference.py", "ranking.py", "processing_cks.py", "pipeline_cks.py",
     }  # fmt: skip
     for name in code:
         assert held[name] == (ROOT / "modeling_cks" / name).read_bytes()
