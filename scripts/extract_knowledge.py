@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Extract COMET's knowledge of every distinct utterance of a prepared data folder.
 
-What is extracted is kept: stopped at any moment, the next run goes on where this one was.
+What is extracted is kept: stopped at any moment, the next run goes on where this one was. Started
+by torchrun or accelerate, several processes share the work, each on its own GPU where there are
+GPUs:
+
+    torchrun --nproc_per_node 2 scripts/extract_knowledge.py DATA --comet COMET
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import time
 from pathlib import Path
 
 from _cli import peak_memory_mib, run_main
+from accelerate import PartialState
 from tqdm import tqdm
 
 from dataset_mod.prepared import load_prepared
@@ -30,11 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     """Extract what is missing and say what came of it."""
     args = _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    state = PartialState(cpu=args.device == "cpu")
     texts, total = distinct_utterances(args.data, args.language, args.splits)
     extractor = KnowledgeExtractor.from_pretrained(
         args.comet,
         subfolder=args.subfolder,
-        device=args.device,
+        device=args.device or state.device,
         feature=args.feature,
         gen_token=args.gen_token,
         batch_size=args.batch_size,
@@ -42,20 +48,42 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.store or args.data / "knowledge"
     store = KnowledgeStore(folder, extractor.hidden_size, extractor.key)
     missing = store.missing(texts)
-    print(
-        f"{len(texts)} distinct of {total} utterances, {len(texts) - len(missing)} already there",
-        flush=True,
-    )
+    before = len(store)
+    # All must have seen the same store before the first of them adds to it, or their shares would
+    # not make a whole.
+    state.wait_for_everyone()
+    done = len(texts) - len(missing)
+    if state.is_main_process:
+        print(f"{len(texts)} distinct of {total} utterances, {done} already there", flush=True)
     start = time.perf_counter()
-    with tqdm(total=len(texts), initial=len(texts) - len(missing), unit="utt") as bar:
-        for chunk in work_list(missing):
-            store.add(chunk, extractor.features(chunk, progress=bar.update))
+    share = work_list(missing)[state.process_index :: state.num_processes]
+    hidden = not state.is_main_process
+    with tqdm(total=len(texts), initial=done, unit="utt", disable=hidden) as bar:
+
+        def shown(_: int) -> None:
+            # What the others have added counts too, as far as this process has seen it.
+            bar.update(done + len(store) - before - bar.n)
+
+        for chunk in share:
+            own = bar.update if state.num_processes == 1 else None
+            store.add(chunk, extractor.features(chunk, progress=own))
+            if own is None:
+                shown(len(chunk))
+        state.wait_for_everyone()
+        left = store.missing(texts)
+        shown(0)
     seconds = time.perf_counter() - start
-    rate = f", {len(missing) / seconds:.1f} utterances/s" if missing else ""
-    print(
-        f"{len(missing)} extracted in {seconds:.1f} s{rate}, {peak_memory_mib():.0f} MiB at most\n"
-        f"{len(store)} texts in {store.path}"
-    )
+    if left:
+        raise ValueError(f"{store.path}: {len(left)} texts are missing; run it again to go on")
+    if state.is_main_process:
+        rate = f", {len(missing) / seconds:.1f} utterances/s" if missing else ""
+        several = f" by {state.num_processes} processes" if state.num_processes > 1 else ""
+        print(
+            f"{len(missing)} extracted{several} in {seconds:.1f} s{rate}, "
+            f"{peak_memory_mib():.0f} MiB at most\n{len(store)} texts in {store.path}"
+        )
+    if state.num_processes > 1:
+        state.destroy_process_group()
     return 0
 
 
@@ -118,7 +146,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default=48,
         help="sources per pass, six for each utterance (default: %(default)s)",
     )
-    parser.add_argument("--device", help="where COMET runs (default: cuda if there is one)")
+    parser.add_argument(
+        "--device", help="where COMET runs (default: the GPU of the process, if there is one)"
+    )
     parser.add_argument("--language", help="which language of the data (default: its first)")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="splits (default: all)")
     parser.add_argument(
@@ -127,12 +157,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="folder of the knowledge store (default: DATA/knowledge)",
     )
-    args = parser.parse_args(argv)
-    if args.device is None:
-        import torch
-
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    return args
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tiny_comet import tiny_comet
 
@@ -137,6 +138,44 @@ if slow:
     extract_knowledge.KnowledgeStore.add = lambda *a: (add(*a), time.sleep(1))
 sys.exit(extract_knowledge.main([data, "--comet", comet, "--store", store, "--device", "cpu"]))
 """
+
+
+def test_two_processes_share_the_work_and_go_on_after_a_kill(data, comet, tmp_path):
+    (tmp_path / "part.py").write_text(KILLED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", "part.py"]
+    command += [str(SCRIPTS), str(data), str(comet), str(tmp_path / "store")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPTS.parent)}
+    extractor = KnowledgeExtractor.from_pretrained(comet)
+
+    def held():
+        return KnowledgeStore(tmp_path / "store", extractor.hidden_size, extractor.key)
+
+    child = subprocess.Popen(
+        [*command, "slow"], env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len(held()) < 8 and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    # The workers are in sessions of their own.
+    everyone = [child, *psutil.Process(child.pid).children(recursive=True)]
+    for process in everyone:
+        process.kill()
+    for process in everyone:
+        process.wait()
+    first = len(held())
+    distinct = sorted(set(all_texts(data)))
+    assert 8 <= first < len(distinct)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("already there") == 1  # one process speaks for both
+    assert f", {first} already there" in done.stdout
+    assert f"{len(distinct) - first} extracted by 2 processes" in done.stdout
+    # Each text once, whoever extracted it, with the features that one process gives it.
+    assert len(held()) == len(distinct)
+    size = (held().path / "index.bin").stat().st_size
+    assert size == len(distinct) * KnowledgeStore._DIGEST
+    np.testing.assert_allclose(held().get(distinct), extractor.features(distinct), atol=1e-5)
 
 
 @pytest.mark.parametrize(
