@@ -203,17 +203,15 @@ class StickerSelectionPipeline(Pipeline):
     ) -> list[tuple[str | None, Tensor] | None]:
         """Return for each turn the text and the feature (D,) of the sticker it carries, or None.
 
-        A string that names one of the pack's stickers means that one.
+        A string that names one of the stickers to choose from means that one.
         """
         shown: list[tuple[str | None, Tensor] | None] = [None] * len(turns)
         unread = []
         for number, turn in enumerate(turns):
             sticker = turn["sticker"]
-            named = isinstance(sticker, str) and isinstance(source, StickerPack)
-            place = source.place(sticker) if named else None
-            if place is not None:
-                shown[number] = (source.captions[place], source.embeds[place])
-            elif sticker is not None:
+            if isinstance(sticker, str):
+                shown[number] = _named(sticker, source)
+            if sticker is not None and shown[number] is None:
                 unread.append(number)
         if unread:
             images = [_open_shown(turns[number]["sticker"], number) for number in unread]
@@ -436,6 +434,17 @@ class StickerSelectionPipeline(Pipeline):
         inferred = self.processor.knowledge_extractor.infer([turn["text"] for turn in chosen])
         for turn, inferences in zip(chosen, inferred, strict=True):
             turn["inferences"] = inferences
+
+
+def _named(name: str, source) -> tuple[str | None, Tensor] | None:
+    """Return text and feature of the sticker of this name; None if there is none."""
+    if isinstance(source, StickerPack):
+        place = source.place(name)
+        return None if place is None else (source.captions[place], source.embeds[place])
+    if source.missing([name]):
+        return None
+    found = source.get([name])
+    return found.captions[0], found.embeds[0]
 
 
 def _open_shown(sticker, number: int) -> Image.Image:

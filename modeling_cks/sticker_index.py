@@ -215,6 +215,20 @@ class StickerIndex:
         """Return the stickers at rows: names, captions, and v as it was added."""
         return self._state.take(np.asarray(rows, dtype=np.int64))
 
+    def get(self, names: Sequence[str]) -> StickerPack:
+        """Return the stickers of these names, in this order.
+
+        Raises:
+            ValueError: naming one that is not there.
+        """
+        state = self._state
+        places = state.places(names)
+        if (places < 0).any():
+            raise ValueError(
+                f"{self.folder}: there is no sticker {names[int((places < 0).argmax())]!r}"
+            )
+        return state.take(places)
+
     def missing(self, names: Sequence[str]) -> list[str]:
         """Return those of the names that are not in the index, in order."""
         places = self._state.places(names)

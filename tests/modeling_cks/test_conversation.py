@@ -174,6 +174,15 @@ class Nearest:
     def check_model(self, model):
         self.checked.append(model)
 
+    def missing(self, names):
+        return [name for name in names if self.pack.place(name) is None]
+
+    def get(self, names):
+        places = [self.pack.place(name) for name in names]
+        return StickerPack(
+            names, [self.pack.captions[place] for place in places], self.pack.embeds[places]
+        )
+
     def nearest(self, embeds, count, packs=None):
         self.asked.append((embeds, count, packs))
         similar = torch.nn.functional.cosine_similarity(
@@ -217,6 +226,8 @@ def test_an_index_gives_the_nearest_and_they_are_ranked(select, pack):
     together = select.choose([chat.turns, chat.turns[1:]], index, candidates=3)
     same(together[0], found)
     same(together[1], select(dialogue[1:], index, candidates=3))
+    named = [{**dialogue[0], "sticker": "s3"}, dialogue[1]]
+    same(select(named, index, candidates=5), select(named, Nearest(pack).nearest(embeds, 5)[0]))
 
 
 def test_bad_turns_and_options_are_named(select, pack):

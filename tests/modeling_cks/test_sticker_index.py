@@ -105,6 +105,9 @@ def test_random_changes_against_the_twin(tmp_path, monkeypatch, exact_below):
                 same(found_by(index, query, 7, index.packs[:1]),
                      twin.search(query, 7, index.packs[:1]))  # fmt: skip
     assert made > 300
+    some = list(twin.held)[9:3:-2]
+    assert index.get(some).names == some
+    assert np.array_equal(index.get(some).embeds, [twin.held[name][0] for name in some])
     (found,) = index.nearest(queries(1), 9)
     for name, caption, embed in zip(found.names, found.captions, found.embeds, strict=True):
         v, wanted, _ = twin.held[name]
@@ -349,6 +352,7 @@ def test_bad_input_is_named(tmp_path):
         r"features of shape \(1, 3\)": lambda: index.add(["c"], np.ones((1, 3))),
         "1 captions": lambda: index.add(["c", "d"], vectors(2), captions=["x"]),
         "no sticker 'z'": lambda: index.remove(["a", "z"]),
+        "no sticker 'y'": lambda: index.get(["a", "y"]),
         r"queries of shape \(12,\)": lambda: index.search(torch.ones(SIZE)),
         "query 0 is not finite": lambda: index.search(torch.full((1, SIZE), torch.inf)),
         "count must be": lambda: index.search(queries(1), 0),
