@@ -47,8 +47,10 @@ def measure(args: argparse.Namespace) -> dict:
     processes = []
     if args.training_device == "cpu":
         processes = [_processes(args, count) for count in (1, 2)]
+    collation = []
     for size in args.sizes:
         for batch in args.training_batch:
+            collation.append(_collation(args, size, 2 if args.quick else batch))
             found, profile = _measure(args, size, 2 if args.quick else batch)
             rows += found
             profiles[f"{size}, {batch} samples"] = profile
@@ -56,6 +58,7 @@ def measure(args: argparse.Namespace) -> dict:
         "rows": rows,
         "profiles": profiles,
         "processes": processes,
+        "collation": collation,
         "tokens": _TOKENS,
         "device": _device_name(args.training_device),
         "peak_tflops": _peak(args),
@@ -346,6 +349,34 @@ def _worker(size: str, count: int, repeats: int, seed: int) -> None:
     dist.destroy_process_group()
 
 
+def _collation(args: argparse.Namespace, size: str, count: int) -> dict:
+    """Time how long a loader's worker makes a batch, pixels of new stickers among it."""
+    import torch
+    from _benchmark_models import build_cks, dialogue, row, sticker_table
+
+    from modeling_cks.training import StickerInventory
+    from modeling_cks.training.collator import CKSCollator
+
+    _, processor, _ = build_cks(size, seed=args.seed)
+    table = sticker_table(2 * count, seed=args.seed)
+    collator = CKSCollator(processor, StickerInventory(table, processor), knowledge=False)
+    ids = list(table["id"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    taken = []
+    for repeat in range(args.repeats + 1):
+        rows = [
+            row(dialogue(_TOKENS, f"{repeat} {number}"), ids[:1], ids[number],
+                negative=ids[count + number], share=1 / count)
+            for number in range(count)
+        ]  # fmt: skip
+        start = time.perf_counter()
+        collator(rows)
+        taken.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return {"size": size, "batch": count, "seconds": sorted(taken[1:])[len(taken[1:]) // 2]}
+
+
 def _share(row: dict, result: dict) -> float | None:
     """Say what share of the ceiling a step reaches."""
     rate = row["gflop_per_sample"] * row["samples_per_second"]
@@ -398,6 +429,19 @@ def page(result: dict, folder) -> str:
     for name, profile in result["profiles"].items():
         named = ", ".join(f"`{one['operation']}` {one['share']:.1f} %" for one in profile)
         parts.append(f"Where the time of CKS's step goes ({name}): {named}.")
+    for one in result["collation"]:
+        step = next(
+            row["seconds"]
+            for row in result["rows"]
+            if row["contestant"] == "CKS"
+            and (row["size"], row["batch"]) == (one["size"], one["batch"])
+        )
+        parts.append(
+            f"A loader's worker makes a batch of {one['batch']} ({one['size']} size) in "
+            f"{1000 * one['seconds']:.1f} ms on one core, {100 * one['seconds'] / step:.1f} % of a "
+            "step: that is how long the step would wait without a worker, and as many steps as "
+            "fit into it a worker can feed."
+        )
     found = _processes_lines(result)
     if found:
         parts.append("Processes that share these cores (DDP over gloo): " + "; ".join(found) + ".")

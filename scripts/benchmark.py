@@ -183,7 +183,10 @@ def _write(args: argparse.Namespace, found: dict[str, dict]) -> None:
     for name in COMPARISONS:
         module = _module(name)
         if name in found and hasattr(module, "headlines"):
-            headlines += module.headlines(found[name])
+            shown = module.headlines(found[name])
+            # The README and the cards show the paper's size, where it was measured.
+            large = [one for one in shown if one["size"] != "tiny"]
+            headlines += large or shown
     threads = os.environ.get("OMP_NUM_THREADS")
     write_json(
         args.output,

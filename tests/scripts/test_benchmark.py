@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Every comparison at tiny size: what is written and rendered, never how long it took."""
+
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
-MEASUREMENTS = ["prepare", "train_step", "rank_new_stickers", "rank_known_stickers"]
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SCRIPT = SCRIPTS / "benchmark.py"
+HEADLINE = {"measurement", "size", "seconds", "rows_per_second", "peak_memory_mib"}
 
 
 def run(*arguments, cwd):
@@ -17,37 +22,216 @@ def run(*arguments, cwd):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
-def test_quick_run_writes_every_measurement_and_its_evidence(tmp_path):
-    pytest.importorskip("rapidocr")
-    output = tmp_path / "results.json"
-    done = run("--quick", "--sizes", "tiny", "--output", output, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def module():
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        yield lambda name: importlib.import_module(name)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """One quick run of everything: (results file, what it printed)."""
+    folder = tmp_path_factory.mktemp("quick")
+    done = run("--quick", "--repeats", 1, "--output", folder / "results.json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    written = json.loads(output.read_text())
-    assert [one["measurement"] for one in written["results"]] == MEASUREMENTS
-    for one in written["results"]:
-        assert one["size"] == "tiny" and one["rows"] > 0
-        assert len(one["all_seconds"]) == 2 and min(one["all_seconds"]) > 0
-        assert min(one["all_seconds"]) <= one["seconds"] <= max(one["all_seconds"])
-        assert all(seconds > 0 for seconds in one["stages"].values())
-        assert one["rows_per_second"] == pytest.approx(one["rows"] / one["seconds"])
-        assert one["peak_memory_mib"] >= one["peak_memory_ready_mib"] > 0
-        assert one["measurement"] in done.stdout
-    prepared, step, new, known = written["results"]
-    assert set(step["stages"]) == {"forward", "backward", "optimizer"}
-    assert set(new["stages"]) == {"ocr", "knowledge", "processor", "model"}
-    assert set(known["stages"]) == {"knowledge", "processor", "model"}
-    assert new["candidates"] == known["candidates"] == 11
-    assert step["parameters"] == new["parameters"] == known["parameters"]
-    assert {"versions", "git", "machine", "time", "arguments"} <= written.keys()
-    assert written["arguments"]["sizes"] == ["tiny"]
-    # Each measurement has its own process, so the lightest does not carry the heaviest's peak.
-    assert prepared["peak_memory_mib"] < new["peak_memory_mib"]
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert [path.name for path in folder.iterdir()] == ["results.json"]
+    return folder / "results.json", done.stdout
 
 
-@pytest.mark.parametrize("arguments", [("--repeats", "0"), ("--batch-size", "0")])
-def test_bad_arguments_end_in_one_line(arguments, tmp_path):
-    done = run(*arguments, cwd=tmp_path)
+@pytest.fixture
+def read(quick):
+    return json.loads(quick[0].read_text())
+
+
+def test_everything_is_measured_with_its_evidence(quick, read, module):
+    comparisons = module("benchmark").COMPARISONS
+    assert tuple(read["comparisons"]) == comparisons
+    assert {"versions", "git", "machine", "time"} <= read.keys()
+    for name, found in read["comparisons"].items():
+        assert found["rows"], name
+        assert found["arguments"]["quick"] is True and found["arguments"]["sizes"] == ["tiny"]
+        assert module(f"_benchmark_{name}").TITLE in quick[1]
+        for row in found["rows"]:
+            assert row.get("seconds", 1) > 0
+    # Of another comparison's options nothing depends on them.
+    assert "index_rows" not in read["comparisons"]["data"]["arguments"]
+    assert read["results"] and all(one.keys() == HEADLINE for one in read["results"])
+
+
+def test_a_turn_of_a_chat_costs_what_it_must(read):
+    rows = read["comparisons"]["conversation"]["rows"]
+    few = {row["contestant"]: row for row in rows if row["candidates"] == 11}
+    many = {row["contestant"]: row for row in rows if row["candidates"] == 307}
+    # Counted, not timed: what is kept is not computed again, and what is not judged not at all.
+    assert few["CKS, no memory"]["gflop"] > few["CKS, conversation"]["gflop"]
+    assert few["CKS, conversation"]["gflop"] > few["the same, best 5 judged"]["gflop"]
+    assert many["MMBERT"]["gflop"] == pytest.approx(few["MMBERT"]["gflop"] * 307 / 11)
+    assert many["the same, best 5 judged"]["gflop"] == pytest.approx(
+        few["the same, best 5 judged"]["gflop"]
+    )
+    assert {row["kind"] for row in rows if "judged" in row["contestant"]} == {"shortcut"}
+
+
+def test_shortcuts_stand_beside_their_loss(read):
+    found = read["comparisons"]["shortcuts"]["rows"]
+    exact = [row for row in found if row["best"] is None and row["precision"] == "float32"]
+    assert exact and all(row["largest_difference"] <= 1e-5 for row in exact)
+    assert {row["best"] for row in found if row["task"] == "given"} == {None, 1, 2, 3, 5, 8}
+    assert all({"R@1", "MRR", "seconds"} <= row.keys() for row in found)
+
+
+def test_the_loop_over_pairs_scores_alike(read):
+    assert all(
+        row["largest_difference"] <= 1e-5 for row in read["comparisons"]["split"]["rows"]
+    )
+
+
+def test_every_image_is_decoded_once(read):
+    for row in read["comparisons"]["data"]["rows"]:
+        assert row["images_decoded"] == row["stickers"] == 307
+
+
+def test_the_work_of_training_is_counted(read):
+    rows = {row["contestant"]: row for row in read["comparisons"]["training"]["rows"]}
+    frozen, whole = rows["CKS, RoBERTa and CLIP frozen"], rows["CKS"]
+    assert 0 < frozen["gflop_per_sample"] < whole["gflop_per_sample"]
+    together, apart = rows["MMBERT"], rows["MMBERT, a pass for each task"]
+    assert together["gflop_per_sample"] < apart["gflop_per_sample"]
+    assert [one["processes"] for one in read["comparisons"]["training"]["processes"]] == [1, 2]
+
+
+def test_the_page_is_rendered_from_the_results_alone(quick, read, module, tmp_path):
+    page = tmp_path / "docs" / "speed.md"
+    done = run("--output", quick[0], "--page", page, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    for name in read["comparisons"]:
+        assert f"\n## {module(f'_benchmark_{name}').TITLE}\n" in text
+    assert "## What did not pay" in text and "None" not in text and "nan" not in text
+    assert (page.parent / "images" / "index.png").read_bytes().startswith(b"\x89PNG")
+    assert "(images/index.png)" in text
+
+    del read["comparisons"]["data"]["rows"][0]["peak_memory_mib"]
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(read))
+    before = page.read_bytes()
+    done = run("--output", broken, "--page", page, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.strip() == "benchmark.py: --repeats and --batch-size must be at least 1"
-    assert not list(tmp_path.iterdir())
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == "benchmark.py: the results of data lack a value: KeyError('peak_memory_mib')"
+    del read["comparisons"]["data"]
+    broken.write_text(json.dumps(read))
+    done = run("--output", broken, "--page", page, cwd=tmp_path)
+    assert done.returncode == 2 and "the results lack data" in done.stderr
+    assert page.read_bytes() == before
+
+
+def test_what_is_there_is_kept_and_the_rest_measured(quick, read, tmp_path):
+    output = tmp_path / "results.json"
+    changed = json.loads(json.dumps(read))
+    changed["comparisons"]["ceilings"]["mark"] = 1
+    del changed["comparisons"]["data"]
+    output.write_text(json.dumps(changed))
+    arguments = ["ceilings", "--quick", "--repeats", 1, "--output", output]
+    assert run(*arguments, "--keep", cwd=tmp_path).returncode == 0
+    again = json.loads(output.read_text())["comparisons"]
+    assert again["ceilings"]["mark"] == 1 and again["index"] == read["comparisons"]["index"]
+    assert run(*arguments, "--seed", 3, "--keep", cwd=tmp_path).returncode == 0
+    again = json.loads(output.read_text())["comparisons"]
+    assert "mark" not in again["ceilings"] and again["ceilings"]["arguments"]["seed"] == 3
+    assert again["index"] == read["comparisons"]["index"] and "data" not in again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--repeats", "0"], "--repeats must be at least 1, not 0"),
+        (["speed"], "there is no comparison 'speed', only ceilings, "),
+        (["--page", "page.md"], "runs/benchmark.json: no such file; measure first"),
+        (["ceilings", "--output", "broken.json"], "broken.json: not the results of benchmark.py"),
+        (
+            ["shortcuts", "--shortcuts-model", "none", "--shortcuts-data", "none"],
+            "measuring shortcuts failed: benchmark.py: none: no such folder",
+        ),
+    ],
+)
+def test_bad_arguments_end_in_one_line(arguments, says, tmp_path):
+    (tmp_path / "broken.json").write_text("{}")
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.replace("\r", "\n").strip().splitlines()[-1]
+    assert last.startswith(f"benchmark.py: {says}")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.json"]
+
+
+def test_contestants_take_turns_and_the_first_round_is_not_told(module):
+    calls = []
+
+    def contestant(name):
+        def go(number):
+            calls.append((name, number))
+            return {"a": float(number), "b": 10.0 * number}
+
+        return go
+
+    found = module("_benchmark").alternate({"x": contestant("x"), "y": contestant("y")}, 3)
+    assert calls == [(name, number) for number in range(4) for name in "xy"]
+    assert found["x"] == {
+        "seconds": 22.0, "all_seconds": [11.0, 22.0, 33.0], "stages": {"a": 2.0, "b": 20.0}
+    }  # fmt: skip
+
+
+def test_work_is_counted_and_growth_fitted(module):
+    import torch
+
+    linear = torch.nn.Linear(8, 16)
+    assert module("_benchmark").flops(lambda: linear(torch.ones(3, 8))) == 2 * 3 * 8 * 16
+    slope = module("_benchmark").slope
+    assert slope([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
+    assert slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+
+
+def test_tables_are_laid_out(module):
+    common = module("_benchmark")
+    assert common.lines(["a", "b"], [["long", 1.5], ["s", None]]) == (
+        "a         b\nlong  1.500\ns         -"
+    )
+    assert common.markdown(["a", "b"], [["x|y", 12345]]) == (
+        "| a | b |\n| --- | --- |\n| x/y | 12,345 |"
+    )
+    assert [common.shown(x) for x in (0.0, 1e-5, 9.5, 99.5, 999.5, 12345.6, True)] == [
+        "0.000", "1.0e-05", "9.500", "99.50", "999.5", "12,346", "True",
+    ]  # fmt: skip
+
+
+def test_dialogues_are_as_long_as_asked(module):
+    models = module("_benchmark_models")
+    _, processor, _ = models.build_cks("tiny")
+    one, other = models.dialogue(96, 1), models.dialogue(96, 2)
+    assert one != other and models.dialogue(96, 1) == one
+    for turns in (one, other):
+        assert processor.encode_dialogues([turns], knowledge=False)[
+            "dialogue_attention_mask"
+        ].sum() == 96  # fmt: skip
+    said = models.utterance(16, "x")
+    assert processor.encode_dialogues([[{"speaker": 0, "text": said}]], knowledge=False)[
+        "dialogue_attention_mask"
+    ].sum() == 16  # fmt: skip
+
+
+def test_drawn_features_lie_as_they_should(module, tmp_path):
+    index = module("_benchmark_index")
+    simulation = index.Simulation(index._LIE, 3000, 0)
+    stickers = np.concatenate(list(simulation.blocks()))
+    assert stickers.shape == (3000, 768)
+    again = np.concatenate(list(index.Simulation(index._LIE, 3000, 0).blocks()))
+    assert np.array_equal(stickers, again)
+    found = index._lie(stickers, simulation.queries(300))
+    for name, share in {
+        "v_dimensions": 0.2, "v_mean": 0.05, "h_dimensions": 0.2, "h_mean": 0.05,
+        "v_nearest": 0.1, "v_median": 0.15, "norm": 0.02, "norm_spread": 0.1,
+    }.items():  # fmt: skip
+        assert found[name] == pytest.approx(index._LIE[name], rel=share), name
