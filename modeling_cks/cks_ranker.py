@@ -27,6 +27,7 @@ class CKSRanker:
         name: how results call it.
         features: the utterances' features, where somebody has them; each distinct utterance is
             encoded once either way.
+        match_best: a shortcut that is not exact; see `CKSModel.forward`.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class CKSRanker:
         knowledge: bool = True,
         name: str = "CKS",
         features: UtteranceFeatures | None = None,
+        match_best: int | None = None,
     ):
         self.model = model
+        self.match_best = match_best
         self.name = name
         self.inventory = inventory
         self.collator = CKSCollator(
@@ -66,7 +69,11 @@ class CKSRanker:
             batch = self.collator(rows)
             device = embeds.device
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            output = self.model(**batch, sticker_embeds=embeds[batch["sticker_ids"]])
+            output = self.model(
+                **batch,
+                sticker_embeds=embeds[batch["sticker_ids"]],
+                match_best=self.match_best,
+            )
         finally:
             self.model.train(training)
         scores = output.scores.float().cpu()

@@ -209,8 +209,8 @@ def benchmark(results: Path) -> str:
     lines = [
         f"**Time and memory** (`scripts/benchmark.py`, {machine['cores']} cores, "
         f"{machine['cpu']}, random weights of the paper's sizes; medians, each comparison in a "
-        "process of its own; [docs/speed.md](docs/speed.md) has all of it, with curves and limits). "
-        "Peak memory is that of the whole comparison, all its contestants together.",
+        "process of its own; [docs/speed.md](docs/speed.md) has all of it, with curves and "
+        "limits). Peak memory is that of the whole comparison, all its contestants together.",
         "",
         "| measurement | size | median s | rows/s | peak MiB |",
         "|---|---|---|---|---|",
