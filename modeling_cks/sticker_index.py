@@ -515,7 +515,7 @@ class _Segment:
             )
         index = None
         if entry["probes"] is not None:
-            index = _open_faiss(folder / "nearest.faiss", entry["probes"])
+            index = _open_faiss(folder / "nearest.faiss")
         return cls(entry, embeds, norms, stickers, index)
 
     def search(
@@ -563,13 +563,18 @@ class _Segment:
         """Ask the inverted file, and compare what it finds exactly."""
         import faiss
 
-        options, selector, bits = {}, None, None
+        probes, options = self.entry["probes"], {}
         if allowed is not None:
+            # Both must live as long as the search.
             bits = np.packbits(allowed, bitorder="little")
-            selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
-            options["sel"] = selector
+            options["sel"] = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
+            # The fewer may be found, the farther away are the nearest of them.
+            wider = probes * self.rows / max(int(allowed.sum()), 1)
+            probes = min(int(np.ceil(wider)), faiss.extract_index_ivf(self.faiss).nlist)
         asked = min(_SPARE * count, self.rows)
-        parameters = faiss.SearchParametersIVF(nprobe=self.entry["probes"], **options)
+        # The graph must look at more centres than it is asked for, or it misses near ones.
+        centres = faiss.SearchParametersHNSW(efSearch=max(2 * probes, 64))
+        parameters = faiss.SearchParametersIVF(nprobe=probes, quantizer_params=centres, **options)
         _, found = self.faiss.search(queries.numpy(), asked, params=parameters)
         similar = torch.full(found.shape, float("-inf"))
         for row, places in enumerate(found):
@@ -786,7 +791,6 @@ def _tune(segment: _Segment, index, queries: Tensor, recall: float) -> tuple[int
     searched = _Segment({"rows": segment.rows}, segment.embeds, segment.norms, None, index)
     probes = 4
     while True:
-        _set_probes(index, probes)
         searched.entry["probes"] = probes
         found, _ = searched._probe(queries, count, None)
         reached = float((found >= least).float().mean())
@@ -795,7 +799,7 @@ def _tune(segment: _Segment, index, queries: Tensor, recall: float) -> tuple[int
         probes = min(int(np.ceil(probes * 1.3)), lists)
 
 
-def _open_faiss(path: Path, probes: int):
+def _open_faiss(path: Path):
     faiss = _faiss()
     try:
         index = faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
@@ -803,16 +807,7 @@ def _open_faiss(path: Path, probes: int):
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there") from None
         raise ValueError(f"{path}: a damaged index ({str(error).splitlines()[0]})") from error
-    _set_probes(index, probes)
     return index
-
-
-def _set_probes(index, probes: int) -> None:
-    import faiss
-
-    # The graph must look at more centres than it is asked for, or it misses some of the nearest.
-    centres = faiss.downcast_index(faiss.extract_index_ivf(index).quantizer)
-    centres.hnsw.efSearch = max(2 * probes, 64)
 
 
 def _faiss():

@@ -158,6 +158,21 @@ def test_a_filter_to_few_gives_all_of_them(large):
     assert len(found_by(large, queries(1)[0], 5000)) == len(large) == 1970
 
 
+def test_a_filter_to_many_keeps_the_recall(tmp_path):
+    index = StickerIndex.create(tmp_path / "index", SIZE, exact_below=200)
+    index.add(names(3000), vectors(3000), pack=["many", "few", "few", "few"] * 750)
+    index.optimize()
+    looked, twin = [], Twin()
+    embeds = vectors(3000)
+    twin.held = {f"s{n}": (embeds[n], None, "many") for n in range(0, 3000, 4)}
+    hits = 0
+    for query in queries(50):
+        found, wanted = found_by(index, query, 10, ["many"]), twin.search(query, 10)
+        hits += len({name for name, _ in found} & {name for name, _ in wanted})
+        looked.append(len(found))
+    assert set(looked) == {10} and hits >= 0.98 * 500
+
+
 def test_removed_ones_are_not_found_and_optimising_forgets_them(large):
     gone = found_by(large, queries(1)[0], 20)
     large.remove([name for name, _ in gone[:10]])
