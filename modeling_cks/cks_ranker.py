@@ -101,7 +101,7 @@ class CKSRanker:
         )
 
     @torch.no_grad()
-    def sticker_embeds(self, batch_size: int = 64) -> torch.Tensor:
+    def sticker_embeds(self, batch_size: int = 32) -> torch.Tensor:
         """Return the unbiased features of the whole inventory, (len(inventory), D)."""
         if self._embeds is None:
             device = self.model.device

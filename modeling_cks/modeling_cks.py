@@ -27,6 +27,8 @@ _UTTERANCES_A_PASS = 64
 _PART_STD = 0.3
 # Pairs of dialogue and sticker ranked at once: a pack of thousands would not fit into memory.
 _PAIRS_A_PASS = 512
+# On a CPU what a layer's feed-forward makes of a pass should stay in its cache: a quarter faster.
+_CACHED_BYTES = 16 << 20
 
 
 @dataclass
@@ -497,16 +499,23 @@ class CKSModel(CKSPreTrainedModel):
         real = candidates >= 0
         dialogues = torch.nonzero(real)[:, 0]
         stickers = candidates[real]
+        size = self._pairs_a_pass(sequence, candidates.device)
         passes = [
             self._fuse(sequence, *pairs, sticker_embeds[pairs[1]])
-            for pairs in zip(
-                dialogues.split(_PAIRS_A_PASS), stickers.split(_PAIRS_A_PASS), strict=True
-            )
+            for pairs in zip(dialogues.split(size), stickers.split(size), strict=True)
         ]
         match, emotion = (
             None if parts[0] is None else torch.cat(parts) for parts in zip(*passes, strict=True)
         )
         return _unflatten(match, real), _unflatten(emotion, real)
+
+    def _pairs_a_pass(self, sequence: _Sequence, device: torch.device) -> int:
+        if device.type != "cpu":
+            return _PAIRS_A_PASS
+        parts = [*sequence.dialogue, *([] if sequence.ocr is None else [sequence.ocr])]
+        length = 2 + sum(mask.shape[1] for _, mask in parts)
+        a_pair = 4 * length * self.config.fusion_intermediate_size
+        return min(max(_CACHED_BYTES // a_pair, 1), _PAIRS_A_PASS)
 
     def _add_losses(
         self,

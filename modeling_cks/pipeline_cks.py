@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = (".png", ".gif", ".jpg", ".jpeg", ".webp", ".bmp")
 # Features kept between calls; at D = 768 this many take 48 MiB.
 _REMEMBERED_STICKERS = 16_384
 _EXPLAINED_UTTERANCES = 3
-_ENCODED_A_PASS = 64
+_ENCODED_A_PASS = 32
 _CANDIDATES = 100
 
 

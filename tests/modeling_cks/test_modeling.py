@@ -366,6 +366,21 @@ def test_many_pairs_and_utterances_go_in_passes(monkeypatch):
     close(parted.match_logits, plain.match_logits)
 
 
+def test_a_pass_on_a_cpu_fits_into_its_cache(monkeypatch):
+    made, inputs = model(), ranking()
+    plain, sizes = made(**inputs), []
+    hook = made.multimodal_encoder.register_forward_hook(
+        lambda _, given, __: sizes.append(given[0][0][0].shape[0])
+    )
+    # [HEAD], 12 words, h~_T, 2 stickers sent before, 5 words on the sticker and the sticker, each
+    # of 32 numbers of 4 bytes: room for two such pairs, and a byte too little for three.
+    monkeypatch.setattr("modeling_cks.modeling_cks._CACHED_BYTES", 3 * 22 * 32 * 4 - 1)
+    parted = made(**inputs)
+    hook.remove()
+    assert sizes == [2, 2, 2, 2, 1]
+    close(parted.scores, plain.scores)
+
+
 @pytest.mark.parametrize(
     "missing",
     ["utterance_input_ids", "utterance_attention_mask", "knowledge", "dialogue_input_ids",
