@@ -21,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.models.bart.modeling_bart import BartAttention, BartDecoder
 
 logger = logging.getLogger(__name__)
 
@@ -328,10 +330,13 @@ class KnowledgeExtractor:
             weights = mask.unsqueeze(-1).to(encoded.dtype)
             return (encoded * weights).sum(1) / weights.sum(1)
         config = self.model.config
+        decoder = self.model.get_decoder()
         prefix = [config.decoder_start_token_id]
         if self.feature == "decoder_bos":
             prefix.append(config.bos_token_id)
-        decoded = self.model.get_decoder()(
+        elif type(decoder) is BartDecoder:
+            return _first_step(decoder, prefix[0], encoded, mask)
+        decoded = decoder(
             input_ids=torch.tensor([prefix] * len(sources), device=ids.device),
             encoder_hidden_states=encoded,
             encoder_attention_mask=mask,
@@ -360,6 +365,43 @@ class KnowledgeExtractor:
             ids[row, : len(source)] = torch.tensor(source)
             mask[row, : len(source)] = 1
         return ids.to(self.model.device), mask.to(self.model.device)
+
+
+def _first_step(decoder: BartDecoder, start: int, encoded: Tensor, mask: Tensor) -> Tensor:
+    """Return the decoder's last hidden state (R, width) of one step, as its own forward has it.
+
+    A single position needs less than that forward does: its self-attention is the value map, and
+    until the sources come in, all rows are one.
+    """
+    token = torch.tensor([[start]], device=encoded.device)
+    hidden = decoder.embed_tokens(token) + decoder.embed_positions(token)
+    hidden = decoder.layernorm_embedding(hidden)[:, 0]
+    for layer in decoder.layers:
+        own = layer.self_attn.out_proj(layer.self_attn.v_proj(hidden))
+        hidden = layer.self_attn_layer_norm(hidden + own)
+        read = _attend_once(layer.encoder_attn, hidden, encoded, mask)
+        hidden = layer.encoder_attn_layer_norm(hidden + read)
+        change = layer.fc2(layer.activation_fn(layer.fc1(hidden)))
+        hidden = layer.final_layer_norm(hidden + change)
+    return hidden
+
+
+def _attend_once(attention: BartAttention, query: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
+    """Attend from one position a row (R or 1, width) to sources (R, L, width).
+
+    The key and value maps are not run over the L places. A key map can be applied to the query
+    instead, q (W x + b) = (q W) x + q b, where q b is the same at all places and no part of the
+    softmax; and a value map to the mean that the weights, which sum to 1, make of the places.
+    """
+    heads, size = attention.num_heads, attention.head_dim
+    keys, values = (
+        each.weight.view(heads, size, -1) for each in (attention.k_proj, attention.v_proj)
+    )
+    query = (attention.q_proj(query) * attention.scaling).view(-1, heads, size)
+    query = torch.einsum("rhs,hsw->rhw", query, keys)
+    logits = (query @ encoded.mT).masked_fill(mask[:, None] == 0, float("-inf"))
+    mixed = torch.einsum("rhw,hsw->rhs", logits.softmax(-1) @ encoded, values).flatten(1)
+    return attention.out_proj(mixed + attention.v_proj.bias)
 
 
 class KnowledgeStore:

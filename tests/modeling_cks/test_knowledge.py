@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_comet import tiny_comet, tiny_tokenizer
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    MBartConfig,
+    MBartForConditionalGeneration,
+)
 
 from modeling_cks.knowledge import (
     FEATURES,
@@ -17,6 +23,7 @@ from modeling_cks.knowledge import (
     KnowledgeExtractor,
     KnowledgeStore,
     MissingKnowledgeError,
+    _first_step,
     normalize_text,
 )
 
@@ -63,6 +70,40 @@ def test_features_equal_a_plain_forward_of_each_source(checkpoint, feature):
     np.testing.assert_allclose(got, want, atol=1e-5)
     # Not vacuous: texts differ, and so do the speaker's side and the others'.
     assert np.abs(want[0] - want[1]).max() > 0.1 and np.abs(want[:, 0] - want[:, 1]).max() > 0.1
+
+
+def test_one_step_is_the_decoders_own_at_less_work(checkpoint):
+    extractor = KnowledgeExtractor.from_pretrained(checkpoint, batch_size=64)
+    torch.manual_seed(0)
+    for name, parameter in extractor.model.named_parameters():
+        if name.endswith("bias"):  # as drawn they are zero, and would show nothing
+            torch.nn.init.normal_(parameter, std=0.5)
+    ids, mask = extractor._pad([[0, 9, 8, 7, 12, 30, 2], [0, 9, 2], [0, 31, 32, 33, 2]])
+    with torch.no_grad():
+        encoded = extractor.model.get_encoder()(input_ids=ids, attention_mask=mask)[0]
+        decoder = extractor.model.get_decoder()
+        asked = {
+            "input_ids": torch.tensor([[2]] * 3),
+            "encoder_hidden_states": encoded,
+            "encoder_attention_mask": mask,
+        }
+        with FlopCounterMode(display=False) as whole:
+            want = decoder(**asked, use_cache=False).last_hidden_state[:, 0]
+        with FlopCounterMode(display=False) as step:
+            got = _first_step(decoder, 2, encoded, mask)
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
+    assert (want[0] - want[1]).abs().max() > 0.1
+    assert step.get_total_flops() < whole.get_total_flops() / 2
+
+
+def test_another_kind_of_decoder_takes_its_own_step(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr("modeling_cks.knowledge._first_step", None)
+    config = MBartConfig.from_pretrained(checkpoint)
+    MBartForConditionalGeneration(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    got = KnowledgeExtractor.from_pretrained(tmp_path).features(TEXTS[:1])
+    want = plain_states(tmp_path, "decoder_start", TEXTS[0])
+    np.testing.assert_allclose(got[0], want, atol=1e-5)
 
 
 def test_the_feature_modes_differ(checkpoint):
