@@ -51,6 +51,8 @@ def _open(args: argparse.Namespace):
 
     if not args.model.is_dir():
         raise ValueError(f"{args.model}: there is no model; train one with train.py")
+    if not args.stickers.is_dir():
+        raise ValueError(f"there is no folder of stickers at {args.stickers}")
     select = pipeline("sticker-selection", model=str(args.model), device=args.device)
     if args.no_ocr:
         select.processor.ocr = "none"
