@@ -10,7 +10,7 @@ from types import ModuleType
 _HEAD = """<!-- Rendered by scripts/benchmark.py --page; do not edit by hand. -->
 # How fast it is
 
-{machine}, torch {torch}; measured on {day} by one run of
+{machine}, torch {torch}; measured on {day} by
 
 ```bash
 python scripts/benchmark.py --output results/benchmark.json
@@ -18,8 +18,9 @@ python scripts/benchmark.py --output results/benchmark.json --page docs/speed.md
 ```
 
 Every comparison runs in a process of its own, its contestants in turn; seconds are medians of
-repeats. Weights are random unless a trained model is named: time does not depend on them. The
-standing comparison is MMBERT as this package has it (`modeling_cks/baselines/mmbert.py`)."""
+repeats, and the results file has every argument. Weights are random unless a trained model is
+named: time does not depend on them. The standing comparison is MMBERT as this package has it
+(`modeling_cks/baselines/mmbert.py`)."""
 
 
 def render(results: dict, modules: dict[str, ModuleType], page: Path) -> None:
@@ -50,7 +51,7 @@ def render(results: dict, modules: dict[str, ModuleType], page: Path) -> None:
         except (KeyError, TypeError, StopIteration) as error:
             raise ValueError(f"the results of {name} lack a value: {error!r}") from error
         parts.append(f"## {module.TITLE}\n\n{section}")
-    parts.append(f"## What did not pay\n\n{_not_paid(found)}")
+    parts.append(f"## What else was tried\n\n{_not_paid(found)}")
     page.parent.mkdir(parents=True, exist_ok=True)
     beside = page.with_name(f".{page.name}")
     beside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -122,7 +122,8 @@ def _load(port: int, clients: int, requests: int, name: str) -> tuple[float, lis
 
     latencies: list[float] = []
     problems: list[str] = []
-    ready = threading.Barrier(clients + 1)
+    # A chat's first request reads all of its turns; what is timed is how it goes on.
+    ready = threading.Barrier(clients + 1, timeout=900)
 
     def chat(client: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
@@ -130,17 +131,22 @@ def _load(port: int, clients: int, requests: int, name: str) -> tuple[float, lis
         connection.connect()
         # As browsers and libraries do; otherwise the kernel holds a request's end back for 40 ms.
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        ready.wait()
-        for number in range(requests // clients):
-            words = utterance(_TOKENS // len(turns), f"{name} {client} {number}")
-            turns = [*turns[1:], {"speaker": 1 - turns[-1]["speaker"], "text": words}]
+
+        def ask() -> float:
             start = time.perf_counter()
             connection.request("POST", "/select", json.dumps({"dialogue": turns, "top_k": 3}))
             answer = connection.getresponse()
             body = answer.read()
-            latencies.append(time.perf_counter() - start)
             if answer.status != 200:
                 problems.append(body.decode(errors="replace")[:200])
+            return time.perf_counter() - start
+
+        ask()
+        ready.wait()
+        for number in range(requests // clients):
+            words = utterance(_TOKENS // len(turns), f"{name} {client} {number}")
+            turns = [*turns[1:], {"speaker": 1 - turns[-1]["speaker"], "text": words}]
+            latencies.append(ask())
         connection.close()
 
     threads = [threading.Thread(target=chat, args=(client,)) for client in range(clients)]
@@ -175,6 +181,6 @@ def page(result: dict, folder) -> str:
         f"`scripts/serve.py` in a process of its own, {result['stickers']} stickers; each client "
         "holds a chat and sends its next turn, new to every memory, as soon as the last was "
         "answered; clients share the cores with the server. COMET's knowledge is part of it. A "
-        "chat's first request reads all of its six turns, and is among those counted.\n\n"
+        "chat's first request, which reads all of its six turns, is not counted.\n\n"
         f"{markdown(*_cells(result))}"
     )

@@ -110,7 +110,7 @@ def test_the_page_is_rendered_from_the_results_alone(quick, read, module, tmp_pa
     text = page.read_text()
     for name in read["comparisons"]:
         assert f"\n## {module(f'_benchmark_{name}').TITLE}\n" in text
-    assert "## What did not pay" in text and "None" not in text and "nan" not in text
+    assert "## What else was tried" in text and "None" not in text and "nan" not in text
     assert (page.parent / "images" / "index.png").read_bytes().startswith(b"\x89PNG")
     assert "(images/index.png)" in text
 
