@@ -230,8 +230,9 @@ def test_drawn_features_lie_as_they_should(module, tmp_path):
     again = np.concatenate(list(index.Simulation(index._LIE, 3000, 0).blocks()))
     assert np.array_equal(stickers, again)
     found = index._lie(stickers, simulation.queries(300))
+    # 30 centres are few for the directions in which they vary.
     for name, share in {
-        "v_dimensions": 0.2, "v_mean": 0.05, "h_dimensions": 0.2, "h_mean": 0.05,
-        "v_nearest": 0.1, "v_median": 0.15, "norm": 0.02, "norm_spread": 0.1,
+        "v_dimensions": 0.35, "v_mean": 0.05, "h_dimensions": 0.3, "h_mean": 0.05,
+        "means_cosine": 0.1, "v_nearest": 0.1, "v_median": 0.2, "h_to_v_best": 0.1, "norm": 0.02,
     }.items():  # fmt: skip
         assert found[name] == pytest.approx(index._LIE[name], rel=share), name
