@@ -124,7 +124,7 @@ class StickerSelectionPipeline(Pipeline):
         """Make answers on this processor faster; see [`~cpu_inference.pack_linear_maps`].
 
         Exact in float32; "bfloat16" and "int8" are shortcuts that are not. The pipeline can then
-        be neither trained nor saved.
+        be neither trained nor saved. Call it before conversations begin: they keep what they read.
         """
         from .cpu_inference import pack_linear_maps
 

@@ -242,7 +242,7 @@ def _read(body: bytes, stickers) -> dict[str, Any]:
     """
     try:
         given = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the request is no JSON ({error})") from None
     if not isinstance(given, dict) or "dialogue" not in given:
         raise ValueError('the request is no object with a "dialogue"')

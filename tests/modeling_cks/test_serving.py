@@ -158,6 +158,7 @@ def test_over_http_as_the_pipeline_answers(select, pack, batcher):
     ("body", "says"),
     [
         (b"no json", "no JSON"),
+        (b"[" * 200_000, "no JSON"),
         (b"[]", 'no object with a "dialogue"'),
         (b"{}", 'no object with a "dialogue"'),
         (b'{"dialogue": []}', "'dialogue' cannot be []"),
