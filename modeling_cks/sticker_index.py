@@ -55,9 +55,10 @@ class StickerIndex:
 
     Below `exact_below` rows every sticker is compared. Above, `optimize` writes a FAISS inverted
     file with 8-bit components, and what it finds is put in exact order by v itself. Of the kinds
-    that were measured (docs/speed.md) it is the one that comes to a recall@10 of 0.99 in a few
+    that were measured (docs/speed.md) it is the one that comes to a recall@10 of 0.99 in
     milliseconds, is built in minutes, is memory-mapped, and takes removals. How many of its lists
-    are looked into is tuned when it is built.
+    are looked into is tuned when it is built; give `optimize` dialogues to tune with, since they
+    lie off the stickers, and how far decides how much must be looked into.
 
     What was added is found at once, by comparison, until `optimize` takes it in; what was removed
     is never found. Any number of threads and processes may search while one writes: each object

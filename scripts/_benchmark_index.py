@@ -449,7 +449,11 @@ def page(result: dict, folder) -> str:
         f"`StickerIndex` with features of {result['size']} numbers, drawn to lie as those of a "
         f"trained model do (below). The {result['count']} best of single queries, "
         f"{last['threads']} threads, in a process that has just opened the index; recall against "
-        "comparison with all. `with v and names` adds what reranking reads of the stickers found.",
+        "comparison with all. `with v and names` adds what reranking reads of the stickers found. "
+        "**Easier than the real thing in one respect**: dialogues are drawn to vary along the "
+        "stickers' main axes, and those of a trained model do so less; then more lists must be "
+        "looked into for the same recall, which was not measured here. "
+        "`optimize` tunes to the recall on what it is given.",
         markdown(_TITLES, [_cells(row) for row in result["rows"]]),
         f"![Search time, building time, memory and recall by the number of stickers]"
         f"({folder.name}/index.png)"
