@@ -22,6 +22,8 @@ from .visual_extractor import ContentInvariantModule, VisualExtractor, VisualKno
 # training over several processes.
 _HAVE_POOLER = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie")
 _UTTERANCES_A_PASS = 64
+# A GPU has more to lose by many small passes than by padding.
+_UTTERANCES_A_PASS_ON_GPU = 1024
 # As large as the words they are added to, so that [HEAD] can look for the one sticker among the
 # many words from the first step on.
 _PART_STD = 0.3
@@ -310,7 +312,8 @@ class CKSModel(CKSPreTrainedModel):
         lengths = attention_mask.sum(1)
         order = lengths.argsort()
         encoded = []
-        for rows in order.split(_UTTERANCES_A_PASS):
+        on_cpu = input_ids.device.type == "cpu"
+        for rows in order.split(_UTTERANCES_A_PASS if on_cpu else _UTTERANCES_A_PASS_ON_GPU):
             longest = int(lengths[rows[-1]])
             encoded.append(
                 self.text_encoder(
