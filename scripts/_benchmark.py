@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -67,6 +72,45 @@ def timed(work: Callable[[int], object]) -> Run:
         return {"all": time.perf_counter() - start}
 
     return run
+
+
+def in_processes(count: int, script: Sequence[object]) -> str:
+    """Let torchrun run a script in so many processes on this machine.
+
+    Each gets its share of the cores. They meet on the loopback interface, so that nothing depends
+    on what the machine's own name resolves to.
+
+    Returns:
+        What was printed.
+
+    Raises:
+        ValueError: A process failed; with the error of the first that tells one.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count)]
+    command += ["--standalone", "--local_addr", "127.0.0.1", *map(str, script)]
+    environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // count)))
+    if os.path.exists("/sys/class/net/lo"):  # what Linux calls it
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        processes = f"{count} process{'es' if count > 1 else ''} of {Path(script[0]).name}"
+        raise ValueError(f"{processes} failed: {cause(done.stderr)}")
+    return done.stdout
+
+
+def cause(stderr: str) -> str:
+    """Find the line that says why processes failed, before what torchrun adds to it."""
+    said = [line.strip() for line in stderr.replace("\r", "\n").splitlines() if line.strip()]
+    for pattern in (
+        # A script's own line, or an exception's.
+        r"(\[rank\d+\]: ?)?(\w+\.py: |([\w.]+\.)?\w*(Error|Exception|Interrupt)\b)",
+        r"terminate called|what\(\)",
+        r".*\b(exitcode|Signal)\b",
+    ):
+        for line in said:
+            if re.match(pattern, line) and "ChildFailedError" not in line:
+                return line
+    return said[-1] if said else "it said nothing"
 
 
 def flops(work: Callable[[], object]) -> float:

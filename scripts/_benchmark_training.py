@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,8 +13,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from _benchmark import Clock, alternate, flops, lines, markdown
-from _cli import ROOT, peak_memory_mib
+from _benchmark import Clock, alternate, flops, in_processes, lines, markdown
+from _cli import peak_memory_mib
 
 TITLE = "Training"
 _TOKENS = 96
@@ -306,19 +305,14 @@ def _processes(args: argparse.Namespace, count: int) -> dict:
     """Measure the throughput of so many processes, which share the machine's cores."""
     size = "tiny" if args.quick else args.sizes[-1]
     batch = 4 if args.quick else args.training_batch[0]
-    threads = max(1, (os.cpu_count() or 1) // count)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count)]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", __file__]
-    command += [size, str(batch // count), str(args.repeats), str(args.seed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise ValueError(f"{count} processes failed: {done.stderr.strip().splitlines()[-1]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        taken = Path(folder, "seconds.json")
+        in_processes(count, [__file__, taken, size, batch // count, args.repeats, args.seed])
+        found = json.loads(taken.read_text())
     seconds = sorted(found)[len(found) // 2]
     return {
         "processes": count,
-        "threads_each": threads,
+        "threads_each": max(1, (os.cpu_count() or 1) // count),
         "size": size,
         "batch": batch,
         "seconds": seconds,
@@ -326,7 +320,7 @@ def _processes(args: argparse.Namespace, count: int) -> dict:
     }
 
 
-def _worker(size: str, count: int, repeats: int, seed: int) -> None:
+def _worker(taken: Path, size: str, count: int, repeats: int, seed: int) -> None:
     """Train as one of several processes, as `Trainer` does it under DDP."""
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
@@ -337,15 +331,17 @@ def _worker(size: str, count: int, repeats: int, seed: int) -> None:
 
     step.batch["sticker_ids"] = torch.arange(2 * count) + 2 * count * dist.get_rank()
     step._called = DistributedDataParallel(step.model)
-    run, taken = step.run(), []
+    run, seconds = step.run(), []
     for number in range(repeats + 1):
         dist.barrier()
         start = time.perf_counter()
         run(number)
         dist.barrier()
-        taken.append(time.perf_counter() - start)
+        seconds.append(time.perf_counter() - start)
     if dist.get_rank() == 0:
-        print(json.dumps(taken[1:]))
+        taken.write_text(json.dumps(seconds[1:]))
+    # None leaves while another still waits for it: over gloo that would end the other in an error.
+    dist.monitored_barrier()
     dist.destroy_process_group()
 
 
@@ -465,4 +461,4 @@ def headlines(result: dict) -> list[dict]:
 
 
 if __name__ == "__main__":
-    _worker(sys.argv[1], *map(int, sys.argv[2:]))
+    _worker(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -236,3 +236,20 @@ def test_drawn_features_lie_as_they_should(module, tmp_path):
         "means_cosine": 0.1, "v_nearest": 0.1, "v_median": 0.2, "h_to_v_best": 0.1, "norm": 0.02,
     }.items():  # fmt: skip
         assert found[name] == pytest.approx(index._LIE[name], rel=share), name
+
+
+def test_the_error_of_processes_is_told_and_not_what_torchrun_adds(module, tmp_path):
+    common = module("_benchmark")
+    script = tmp_path / "part.py"
+    script.write_text("print('done')")
+    assert common.in_processes(2, [script]).count("done") == 2
+    script.write_text("import sys\nsys.exit('part.py: no such folder')")
+    with pytest.raises(ValueError, match=r"2 processes of part\.py failed: part\.py: no such fold"):
+        common.in_processes(2, [script])
+    script.write_text("import os\nraise KeyError('mark') if os.environ['RANK'] == '1' else 0")
+    with pytest.raises(ValueError, match=r"failed: (\[rank1\]: )?KeyError: 'mark'$"):
+        common.in_processes(2, [script])
+    script.write_text("import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(ValueError, match=r"1 process of part\.py failed: .*exitcode: -9"):
+        common.in_processes(1, [script])
+    assert common.cause("") == "it said nothing"
