@@ -6,8 +6,8 @@ index is a folder of segments that never change, and a manifest that names those
 
 - `manifest.json`: the segments, which rows were removed, and the model whose features these are;
 - `segment-N/`: `embeds.npy` (n, D) float32, v as it came; `norms.npy`; `stickers.arrow` with name,
-  caption and pack; and where it was optimised `nearest.faiss`, an inverted file of the
-  normalised features.
+  caption and pack; and where it was optimised `axes.npy` and `nearest.faiss`, an inverted file of
+  the normalised features along the few axes on which they differ.
 
 Whatever changes is written beside and counts when the manifest is replaced, so a reader, in this
 process or another, sees all of a change or nothing, and a killed writer leaves the index as it was.
@@ -20,6 +20,8 @@ import json
 import logging
 import os
 import shutil
+import time
+import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,15 +37,21 @@ from .sticker_pack import StickerPack
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
-_VERSION = 1
+_KEYS = {"id", "size", "model", "exact_below", "recall", "next", "segments", "removed"}
+_VERSION = 2
 # Rows that are compared, normalised or copied at once: 48 MiB at D = 768.
 _ROWS_A_PASS = 16_384
 # A last segment of fewer rows is rewritten with what is added to it, so that stickers added one by
 # one do not become as many segments.
 _SMALL_SEGMENT = 4096
 _LOCK_SECONDS = 60.0
-# What is asked of the inverted file beyond `count`, and put in exact order by v itself.
+# What is asked of the inverted file, and put in exact order by v itself: so many times `count`, and
+# never fewer than `_CANDIDATES`.
 _SPARE = 2
+_CANDIDATES = 256
+# How many axes may be kept, as long as what they lose is not seen among the candidates.
+_AXES = (32, 64, 128, 256)
+_AXES_SAMPLE = 65_536
 _TUNING_QUERIES = 256
 _TUNING_COUNT = 10
 # Share of removed rows above which an index is better written anew.
@@ -54,11 +62,13 @@ class StickerIndex:
     """An index on disk of stickers' features v, searched by cosine similarity to h~_T.
 
     Below `exact_below` rows every sticker is compared. Above, `optimize` writes a FAISS inverted
-    file with 8-bit components, and what it finds is put in exact order by v itself. Of the kinds
-    that were measured (docs/speed.md) it is the one that comes to a recall@10 of 0.99 in
-    milliseconds, is built in minutes, is memory-mapped, and takes removals. How many of its lists
-    are looked into is tuned when it is built; give `optimize` dialogues to tune with, since they
-    lie off the stickers, and how far decides how much must be looked into.
+    file of the features along their main axes, 8 bits each, and what it finds is put in exact order
+    by v itself: features of a trained model vary along few axes, so that a pass over all of a
+    million stickers reads 64 MB, not 3 GB. Of the kinds that were measured (docs/speed.md) it is
+    the one that is memory-mapped, takes removals and filters, and comes to a recall@10 of 0.99 in
+    milliseconds wherever dialogues lie. How many axes are kept, and how many lists are looked into,
+    is tuned when it is built; give `optimize` dialogues to tune with, since they lie off the
+    stickers, and how far decides how much must be looked into.
 
     What was added is found at once, by comparison, until `optimize` takes it in; what was removed
     is never found. Any number of threads and processes may search while one writes: each object
@@ -83,7 +93,7 @@ class StickerIndex:
         folder: str | os.PathLike,
         size: int,
         model=None,
-        exact_below: int = 50_000,
+        exact_below: int = 10_000,
         recall: float = 0.99,
     ) -> StickerIndex:
         """Make an empty index.
@@ -110,6 +120,7 @@ class StickerIndex:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = {
             "version": _VERSION,
+            "id": uuid.uuid4().hex,
             "size": size,
             "model": None if model is None else features_fingerprint(model),
             "exact_below": exact_below,
@@ -164,7 +175,7 @@ class StickerIndex:
         before = self._state.manifest
         if _read_json(self.folder / _MANIFEST) == before:
             return False
-        self._state = self._read()
+        self._state = self._read(self._state)
         return True
 
     def check_model(self, model) -> None:
@@ -329,9 +340,9 @@ class StickerIndex:
     ) -> None:
         """Write the index anew as one segment, without what was removed.
 
-        With more than `exact_below` stickers an inverted file is trained and tuned: lists are
-        looked into until recall@10 against exact search is as asked for. Stopped at any moment,
-        the index is what it was.
+        With more than `exact_below` stickers an inverted file is trained and tuned: axes are kept
+        and lists looked into until recall@10 against exact search is as asked for. Stopped at any
+        moment, the index is what it was.
 
         Args:
             queries: (Q, D), h~_T of dialogues like those to come, to tune with. Without them,
@@ -347,7 +358,7 @@ class StickerIndex:
                 segment = _Segment.open(beside, entry, self.size)
                 entry["probes"], entry["recall"] = _build(
                     segment,
-                    beside / "nearest.faiss",
+                    beside,
                     manifest["recall"],
                     None if queries is None else _checked_queries(queries, self.size),
                     progress or (lambda *_: None),
@@ -388,13 +399,14 @@ class StickerIndex:
         order = similar.sort(dim=1, descending=True, stable=True).indices[:, :count]
         return similar.gather(1, order), rows.gather(1, order)
 
-    def _read(self) -> _State:
+    def _read(self, before: _State | None = None) -> _State:
         last: Exception | None = None
         # A writer may replace the manifest, and delete what it no longer names, in between.
-        for _ in range(10):
+        for attempt in range(10):
+            time.sleep(0.01 * attempt)
             manifest = _read_json(self.folder / _MANIFEST)
             try:
-                return _State.open(self.folder, manifest)
+                return _State.open(self.folder, manifest, before)
             except FileNotFoundError as error:
                 last = error
         raise ValueError(f"{self.folder}: a damaged index ({last})")
@@ -446,7 +458,7 @@ class StickerIndex:
             with open(self.folder / manifest["removed"], "wb") as file:
                 np.save(file, removed.astype(np.int64))
         _write_json(self.folder / _MANIFEST, manifest)
-        self._state = self._read()
+        self._state = self._read(self._state)
         self._clean()
 
     def _clean(self) -> None:
@@ -492,6 +504,7 @@ class _Segment:
     norms: np.ndarray  # (n,)
     stickers: object  # a table of name, caption, pack
     faiss: object | None
+    axes: np.ndarray | None  # (d, D)
 
     @property
     def rows(self) -> int:
@@ -514,10 +527,19 @@ class _Segment:
                 f"{folder}: a damaged segment, of {embeds.shape} features and "
                 f"{stickers.num_rows} stickers where {(rows, size)} are named"
             )
-        index = None
+        index = axes = None
         if entry["probes"] is not None:
-            index = _open_faiss(folder / "nearest.faiss")
-        return cls(entry, embeds, norms, stickers, index)
+            index, axes = _open_faiss(folder / "nearest.faiss"), _load(folder / "axes.npy")
+            if axes.shape != (index.d, size) or index.ntotal != rows:
+                raise ValueError(
+                    f"{folder}: a damaged segment, of {index.ntotal} rows along {index.d} axes "
+                    f"where {rows} along {axes.shape} are named"
+                )
+        return cls(entry, embeds, norms, stickers, index, axes)
+
+    def directions(self, rows) -> np.ndarray:
+        """Return v of rows (n, D), of length 1."""
+        return self.embeds[rows] / self.norms[rows, None]
 
     def search(
         self, queries: Tensor, count: int, allowed: np.ndarray | None, exact: bool, start: int
@@ -571,12 +593,12 @@ class _Segment:
             options["sel"] = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
             # The fewer may be found, the farther away are the nearest of them.
             wider = probes * self.rows / max(int(allowed.sum()), 1)
-            probes = min(int(np.ceil(wider)), faiss.extract_index_ivf(self.faiss).nlist)
-        asked = min(_SPARE * count, self.rows)
-        # The graph must look at more centres than it is asked for, or it misses near ones.
-        centres = faiss.SearchParametersHNSW(efSearch=max(2 * probes, 64))
-        parameters = faiss.SearchParametersIVF(nprobe=probes, quantizer_params=centres, **options)
-        _, found = self.faiss.search(queries.numpy(), asked, params=parameters)
+            probes = min(int(np.ceil(wider)), self.faiss.nlist)
+        asked = min(max(_SPARE * count, _CANDIDATES), self.rows)
+        parameters = faiss.SearchParametersIVF(nprobe=probes, **options)
+        # What all rows have in common was taken off them; off a query it would change the order.
+        along = np.ascontiguousarray(queries.numpy() @ self.axes.T)
+        _, found = self.faiss.search(along, asked, params=parameters)
         similar = torch.full(found.shape, float("-inf"))
         for row, places in enumerate(found):
             # In rising order, as they lie in the file; -1 stands for nothing more found.
@@ -616,16 +638,22 @@ class _State:
         self.rows = sum(sizes)
 
     @classmethod
-    def open(cls, folder: Path, manifest: dict) -> _State:
-        if manifest.get("version") != _VERSION:
-            raise ValueError(f"{folder / _MANIFEST}: not an index of stickers of this version")
+    def open(cls, folder: Path, manifest: dict, before: _State | None) -> _State:
+        # Segments never change: those that are open already stay open.
+        there = {}
+        if before is not None and before.manifest["id"] == manifest["id"]:
+            there = {segment.entry["number"]: segment for segment in before.segments}
         segments = tuple(
-            _Segment.open(folder / f"segment-{entry['number']}", entry, manifest["size"])
+            there.get(entry["number"])
+            or _Segment.open(folder / f"segment-{entry['number']}", entry, manifest["size"])
             for entry in manifest["segments"]
         )
         removed = np.empty(0, dtype=np.int64)
         if manifest["removed"] is not None:
-            removed = np.load(folder / manifest["removed"])
+            removed = np.array(_load(folder / manifest["removed"]))
+            rows = sum(segment.rows for segment in segments)
+            if removed.ndim != 1 or len(removed) and not 0 <= removed.min() <= removed.max() < rows:
+                raise ValueError(f"{folder / manifest['removed']}: not rows of this index")
         return cls(manifest, segments, removed)
 
     def packs(self) -> set[str]:
@@ -745,7 +773,7 @@ def _checked_queries(queries, size: int) -> Tensor:
 
 def _build(
     segment: _Segment,
-    path: Path,
+    folder: Path,
     recall: float,
     queries: Tensor | None,
     progress: Callable[[str, int, int], object],
@@ -753,51 +781,88 @@ def _build(
     """Train and write the inverted file of a segment; return its probes and its recall@10."""
     faiss = _faiss()
     rows, size = segment.embeds.shape
-    lists = 2 ** round(np.log2(4 * np.sqrt(rows)))
-    # A graph over the lists' centres finds the nearest of thousands faster than comparison.
-    index = faiss.index_factory(size, f"IVF{lists}_HNSW32,SQ8", faiss.METRIC_INNER_PRODUCT)
-    inverted = faiss.extract_index_ivf(index)
-    inverted.cp.niter, inverted.cp.seed = 10, 0
-    inverted.cp.spherical = True
-    sample = min(rows, 48 * lists)
-    inverted.cp.min_points_per_centroid = 1
     draw = np.random.default_rng(0)
     progress("training", 0, 1)
-    chosen = np.sort(draw.choice(rows, sample, replace=False))
-    index.train(segment.embeds[chosen] / segment.norms[chosen, None])
-    progress("training", 1, 1)
-    for first in range(0, rows, _ROWS_A_PASS):
-        part = slice(first, min(first + _ROWS_A_PASS, rows))
-        index.add(segment.embeds[part] / segment.norms[part, None])
-        progress("adding", part.stop, rows)
+    sample = segment.directions(np.sort(draw.choice(rows, min(rows, _AXES_SAMPLE), replace=False)))
+    mean = sample.mean(0)
     if queries is None:
         pairs = draw.choice(rows, (_TUNING_QUERIES, 2))
         both = segment.embeds[pairs] / segment.norms[pairs][..., None]
         queries = _checked_queries(both.sum(1), size)
-    probes, reached = _tune(segment, index, queries[:_TUNING_QUERIES], recall)
+    queries = queries[:_TUNING_QUERIES]
+    # By similarity, so that another of equals is as good.
+    similar, _ = segment._compare(queries, min(_TUNING_COUNT, rows), None)
+    least = similar.sort(dim=1, descending=True).values[:, -1:] - 1e-6
+    axes = _axes(segment, sample - mean, queries, least, recall)
+    lists = 2 ** round(np.log2(np.sqrt(rows)))
+    index = faiss.index_factory(len(axes), f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.cp.seed = 10, 0
+    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, len(sample)
+    index.train(np.ascontiguousarray((sample - mean) @ axes.T))
+    progress("training", 1, 1)
+    for first in range(0, rows, _ROWS_A_PASS):
+        part = slice(first, min(first + _ROWS_A_PASS, rows))
+        index.add(np.ascontiguousarray((segment.directions(part) - mean) @ axes.T))
+        progress("adding", part.stop, rows)
+    searched = _Segment({"rows": rows}, segment.embeds, segment.norms, None, index, axes)
+    probes, reached = _tune(searched, queries, least, recall)
     progress("tuning", 1, 1)
-    faiss.write_index(index, os.fspath(path))
+    np.save(folder / "axes.npy", axes)
+    faiss.write_index(index, os.fspath(folder / "nearest.faiss"))
     return probes, reached
 
 
-def _tune(segment: _Segment, index, queries: Tensor, recall: float) -> tuple[int, float]:
-    """Look into more lists until recall@10 is as wanted."""
-    import faiss
+def _axes(
+    segment: _Segment, centred: np.ndarray, queries: Tensor, least: Tensor, recall: float
+) -> np.ndarray:
+    """Return the main axes (d, D): as few as leave the nearest among the candidates."""
+    size = centred.shape[1]
+    _, main = np.linalg.eigh(centred.T @ centred)
+    main = np.ascontiguousarray(main.T[::-1], dtype=np.float32)
+    for kept in _AXES:
+        if kept >= size:
+            break
+        axes = torch.from_numpy(main[:kept])
+        # Half of what may be missed is left to the lists that are not looked into.
+        if _seen(segment, queries, axes, least) >= (1 + recall) / 2:
+            return main[:kept]
+    return main
 
-    count = min(_TUNING_COUNT, segment.rows)
-    similar, _ = segment._compare(queries, count, None)
-    # By similarity, so that another of equals is as good.
-    least = similar.sort(dim=1, descending=True).values[:, -1:] - 1e-6
-    lists = faiss.extract_index_ivf(index).nlist
-    searched = _Segment({"rows": segment.rows}, segment.embeds, segment.norms, None, index)
-    probes = 4
+
+def _seen(segment: _Segment, queries: Tensor, axes: Tensor, least: Tensor) -> float:
+    """Say how many of the nearest are candidates if all rows are compared along the axes."""
+    best = torch.empty(len(queries), 0), torch.empty(len(queries), 0)
+    along = queries @ axes.T
+    for first in range(0, segment.rows, _ROWS_A_PASS):
+        part = slice(first, min(first + _ROWS_A_PASS, segment.rows))
+        rows = torch.from_numpy(segment.directions(part))
+        shown = torch.cat([best[0], along @ (rows @ axes.T).T], dim=1)
+        similar = torch.cat([best[1], queries @ rows.T], dim=1)
+        kept = shown.topk(min(_CANDIDATES, shown.shape[1]), dim=1).indices
+        best = shown.gather(1, kept), similar.gather(1, kept)
+    nearest = (best[1] >= least).sum(1).clamp(max=_TUNING_COUNT)
+    return float(nearest.float().mean()) / min(_TUNING_COUNT, segment.rows)
+
+
+def _tune(searched: _Segment, queries: Tensor, least: Tensor, recall: float) -> tuple[int, float]:
+    """Look into more lists until recall@10 is as wanted."""
+    probes, count = 4, min(_TUNING_COUNT, searched.rows)
     while True:
         searched.entry["probes"] = probes
         found, _ = searched._probe(queries, count, None)
         reached = float((found >= least).float().mean())
-        if reached >= recall or probes >= lists:
+        if reached >= recall or probes >= searched.faiss.nlist:
             return probes, reached
-        probes = min(int(np.ceil(probes * 1.3)), lists)
+        probes = min(int(np.ceil(probes * 1.3)), searched.faiss.nlist)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from error
 
 
 def _open_faiss(path: Path):
@@ -879,8 +944,13 @@ def _read_json(path: Path) -> dict:
         raise ValueError(f"{path.parent}: holds no index of stickers") from None
     except ValueError as error:
         raise ValueError(f"{path}: not a readable index of stickers ({error})") from error
-    if not isinstance(read, dict) or "segments" not in read:
-        raise ValueError(f"{path}: not the manifest of an index of stickers")
+    if not isinstance(read, dict) or read.get("version") != _VERSION:
+        raise ValueError(f"{path}: not the manifest of an index of stickers of this version")
+    lacking = _KEYS - read.keys()
+    for entry in read.get("segments", ()):
+        lacking |= {"number", "rows", "probes"} - set(entry)
+    if lacking:
+        raise ValueError(f"{path}: lacks {', '.join(sorted(lacking))}")
     return read
 
 

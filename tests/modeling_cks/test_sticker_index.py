@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -389,17 +390,131 @@ def test_bad_input_is_named(tmp_path):
     assert len(index) == 0 and index.packs == []
 
 
-@pytest.mark.parametrize("file", ["manifest.json", "embeds.npy", "stickers.arrow", "nearest.faiss"])
+@pytest.mark.parametrize(
+    "file",
+    ["manifest.json", "embeds.npy", "stickers.arrow", "nearest.faiss", "axes.npy", "removed-*.npy"],
+)
 def test_a_damaged_folder_is_an_error_that_names_it(large, file):
     (path, *_) = sorted(large.folder.rglob(file))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="manifest.json|segment-|nearest.faiss"):
+    with pytest.raises(ValueError, match="manifest.json|segment-|nearest.faiss|axes.npy|removed-"):
         StickerIndex.open(large.folder)
     path.unlink()
     with pytest.raises(ValueError, match="damaged|holds no index"):
         StickerIndex.open(large.folder)
     shutil.rmtree(large.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda held: held.pop("next"), "manifest.json: lacks next"),
+        (lambda held: held["segments"][0].pop("rows"), "manifest.json: lacks rows"),
+        (lambda held: held.update(version=1), "not the manifest of an index of stickers of this v"),
+    ],
+)
+def test_a_manifest_that_lacks_something_is_named(large, change, says):
+    path = large.folder / "manifest.json"
+    held = json.loads(path.read_text())
+    change(held)
+    path.write_text(json.dumps(held))
+    with pytest.raises(ValueError, match=says):
+        StickerIndex.open(large.folder)
+
+
+def test_rows_removed_that_are_not_there_are_named(large):
+    (path,) = large.folder.glob("removed-*.npy")
+    np.save(path, np.array([5, 2000]))
+    with pytest.raises(ValueError, match="removed-.*: not rows of this index"):
+        StickerIndex.open(large.folder)
+
+
+def test_what_does_not_change_stays_open(large):
+    first, last = large._state.segments
+    reader = StickerIndex.open(large.folder)
+    held = reader._state.segments[0]
+    large.add(["new"], vectors(1))
+    assert large._state.segments[0] is first and large._state.segments[1] is not last
+    assert reader.refresh() and reader._state.segments[0] is held
+    assert reader.missing(["new"]) == []
+    # Another index in its place is none of what is open, though its segments have the same numbers.
+    folder = large.folder
+    shutil.rmtree(folder)
+    again = StickerIndex.create(folder, SIZE, exact_below=500)
+    again.add(names(1900), vectors(1900, seed=7))
+    again.optimize()
+    assert again._state.segments[0].entry["number"] == held.entry["number"]
+    assert reader.refresh() and reader._state.segments[0] is not held
+    same(found_by(reader, queries(1)[0], 5), found_by(again, queries(1)[0], 5))
+
+
+def flat(count, seed, axes=6, size=80, spread=0.02):
+    """Features of many numbers that lie about a mean and vary along few axes."""
+    draw = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(np.random.default_rng(98).normal(size=(size, size)))
+    found = draw.normal(size=(count, size)) * np.where(np.arange(size) < axes, 1, spread)
+    found[:, -1] += 2  # the mean, across what varies
+    return (found @ turn.T).astype(np.float32)
+
+
+def test_as_few_axes_are_kept_as_tell_the_nearest(tmp_path):
+    kept, spreads = {}, {"few": (6, 0.02), "many": (60, 0.02), "all": (80, 1)}
+    for name, (axes, spread) in spreads.items():
+        index = StickerIndex.create(tmp_path / name, 80, exact_below=500)
+        embeds = flat(6000, 0, axes, spread=spread)
+        index.add(names(6000), embeds)
+        # Dialogues lie elsewhere than stickers: off their mean, and not about zero.
+        wanted = torch.from_numpy(flat(40, 1, axes, spread=spread)) - 3 * embeds.mean(0) + 0.2
+        index.optimize(wanted)
+        (segment,) = index._state.segments
+        kept[name] = len(segment.axes)
+        np.testing.assert_allclose(segment.axes @ segment.axes.T, np.eye(kept[name]), atol=1e-4)
+        assert segment.entry["recall"] >= 0.99
+        similar = torch.nn.functional.normalize(wanted) @ torch.from_numpy(
+            embeds / np.linalg.norm(embeds, axis=1, keepdims=True)
+        ).T  # fmt: skip
+        best = similar.topk(10, dim=1)
+        found, rows = index.search(wanted, 10)
+        hits = [
+            len(set(a.tolist()) & set(b.tolist())) for a, b in zip(rows, best.indices, strict=True)
+        ]
+        assert np.mean(hits) >= 9.85
+        torch.testing.assert_close(found, similar.gather(1, rows), atol=1e-6, rtol=0)
+    assert kept == {"few": 32, "many": 64, "all": 80}
+
+
+KILLED = """
+    import sys, numpy as np
+    from modeling_cks.sticker_index import StickerIndex
+    index = StickerIndex.open(sys.argv[1])
+    for first in range(len(index), 100_000, 10):
+        index.add([f"n{number}" for number in range(first, first + 10)],
+                  np.full((10, 12), first + 1.0, dtype=np.float32))
+        if first % 50 == 0:
+            index.optimize()
+        print(len(index), flush=True)
+"""
+
+
+def test_killed_outright_it_holds_whole_additions(tmp_path):
+    folder = tmp_path / "index"
+    StickerIndex.create(folder, SIZE, exact_below=20)
+    held = 0
+    for additions, seconds in ((7, 0.003), (4, 0.011)):
+        writer = run(KILLED, folder)
+        told = [int(writer.stdout.readline()) for _ in range(additions)]
+        assert told == list(range(held + 10, held + 10 * additions + 1, 10))
+        time.sleep(seconds)
+        writer.kill()
+        writer.communicate()
+        index = StickerIndex.open(folder)
+        assert len(index) % 10 == 0 and len(index) >= told[-1]
+        held = len(index)
+        assert index.names() == [f"n{number}" for number in range(held)]
+        embeds = index.take(range(held)).embeds[:, 0]
+        assert embeds.tolist() == [number // 10 * 10 + 1 for number in range(held)]
+    index.add(["after"], vectors(1))  # a dead writer's lock holds nobody up
 
 
 def test_another_models_features_are_refused(tmp_path):
