@@ -62,20 +62,7 @@ class CKSRanker:
         Raises:
             ValueError: if a row's answer is not among its candidates.
         """
-        training = self.model.training
-        self.model.eval()
-        try:
-            embeds = self.sticker_embeds()
-            batch = self.collator(rows)
-            device = embeds.device
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            output = self.model(
-                **batch,
-                sticker_embeds=embeds[batch["sticker_ids"]],
-                match_best=self.match_best,
-            )
-        finally:
-            self.model.train(training)
+        output = self._output(rows, self.match_best)
         scores = output.scores.float().cpu()
         given_answer = given_top = None
         if output.candidate_emotion_logits is not None:
@@ -99,6 +86,25 @@ class CKSRanker:
             given_top,
             weights,
         )
+
+    @torch.no_grad()
+    def dialogue_embeds(self, rows: Sequence[dict]) -> torch.Tensor:
+        """Return h~_T of each row's dialogue, (B, D), for instance to tune an index with."""
+        # The match encoder has no part in them.
+        return self._output(rows, 1).dialogue_embeds.float().cpu()
+
+    def _output(self, rows: Sequence[dict], match_best: int | None):
+        training = self.model.training
+        self.model.eval()
+        try:
+            embeds = self.sticker_embeds()
+            batch = self.collator(rows)
+            batch = {name: tensor.to(embeds.device) for name, tensor in batch.items()}
+            return self.model(
+                **batch, sticker_embeds=embeds[batch["sticker_ids"]], match_best=match_best
+            )
+        finally:
+            self.model.train(training)
 
     @torch.no_grad()
     def sticker_embeds(self, batch_size: int = 32) -> torch.Tensor:

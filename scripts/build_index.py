@@ -12,7 +12,9 @@ import logging
 import time
 from pathlib import Path
 
+import torch
 from _cli import peak_memory_mib, run_main
+from _rankers import load_ranker
 from tqdm import tqdm
 
 from dataset_mod.prepared import load_prepared
@@ -20,6 +22,7 @@ from modeling_cks.build_index import build_index
 from modeling_cks.sticker_index import StickerIndex
 
 _SHOWN = 5
+_DIALOGUES = 256
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         index.remove(args.remove)
         print(f"{len(args.remove)} removed")
     if args.optimize or (args.optimize is None and index.needs_optimizing):
-        _optimize(index)
+        _optimize(index, args)
     print(
         f"{len(index)} stickers in {len(index.packs)} packs, in {args.output}; "
         f"{time.perf_counter() - start:.1f} s, {peak_memory_mib():.0f} MiB at most"
@@ -100,7 +103,8 @@ def _add(args: argparse.Namespace, select, index: StickerIndex) -> None:
             print(f"  and {len(built.unreadable) - _SHOWN} more")
 
 
-def _optimize(index: StickerIndex) -> None:
+def _optimize(index: StickerIndex, args: argparse.Namespace) -> None:
+    queries = None if args.dialogues is None else _queries(args)
     with tqdm(desc="optimising") as bar:
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -109,7 +113,20 @@ def _optimize(index: StickerIndex) -> None:
             bar.update(done - bar.n)
             bar.refresh()
 
-        index.optimize(progress=progress)
+        index.optimize(queries, progress)
+
+
+def _queries(args: argparse.Namespace) -> torch.Tensor:
+    """Encode dialogues that lie as those to come do, spread over the validation split."""
+    tables = load_prepared(args.dialogues)
+    ranker, _, _ = load_ranker(args.model, tables, args.dialogues)
+    split = tables.splits.get("validation")
+    if not split:
+        raise ValueError(f"{args.dialogues}: there is no validation split to tune with")
+    places = range(0, len(split), max(len(split) // _DIALOGUES, 1))
+    rows = [split[place] for place in list(places)[:_DIALOGUES]]
+    starts = tqdm(range(0, len(rows), args.batch_size), desc="dialogues to tune with")
+    return torch.cat([ranker.dialogue_embeds(rows[at : at + args.batch_size]) for at in starts])
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -131,12 +148,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="leave out and count what cannot be read, instead of ending there",
     )
+    parser.add_argument(
+        "--dialogues",
+        type=Path,
+        help="folder of prepare_mod.py whose validation split the index is tuned with when it is "
+        "optimised (default: with pairs of its stickers)",
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     parser.add_argument(
         "--exact-below",
         type=int,
-        default=50_000,
+        default=10_000,
         help="of a new index: up to so many stickers are compared one by one "
         "(default: %(default)s)",
     )
@@ -149,6 +172,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.stickers is None and not args.remove and not args.optimize:
         raise ValueError("nothing to do: give --stickers, --remove or --optimize")
+    if args.dialogues is not None and not (args.dialogues / "data").is_dir():
+        raise ValueError(f"{args.dialogues}: no data; make it with prepare_mod.py")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {args.batch_size}")
     return args

@@ -191,6 +191,20 @@ def test_removed_ones_are_not_found_and_optimising_forgets_them(large):
     assert large.missing([lost[0], "new"]) == ["new"]
 
 
+def test_columns_of_many_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(sticker_index, "_ROWS_A_PASS", 64)
+    index = StickerIndex.create(tmp_path / "index", SIZE)
+    index.add(names(500), vectors(500), [f"c{n}" if n % 3 else None for n in range(500)])
+    index.optimize()
+    assert index._state.segments[0].stickers["name"].num_chunks == 8
+    places = np.random.default_rng(0).permutation(500)
+    for few in (0, 1000):
+        monkeypatch.setattr(sticker_index, "_FEW_VALUES", few)
+        found = index.take(places)
+        assert found.names == [f"s{n}" for n in places]
+        assert found.captions == [f"c{n}" if n % 3 else None for n in places]
+
+
 def test_equal_similarities_come_in_the_order_of_adding(tmp_path):
     index = StickerIndex.create(tmp_path / "index", 2)
     index.add(list("abcdefgh"), np.array([[1, 0], [0, 1]] * 4, dtype=np.float32))

@@ -14,8 +14,12 @@ from tiny_model import tiny_cks
 from transformers import pipeline
 
 import modeling_cks  # noqa: F401 (registers the pipeline)
+from dataset_mod.prepared import load_prepared, prepare
+from dataset_mod.synthetic import write_mini_release
 from modeling_cks.build_index import build_index
+from modeling_cks.cks_ranker import CKSRanker
 from modeling_cks.sticker_index import StickerIndex
+from modeling_cks.training import StickerInventory
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -121,6 +125,46 @@ def test_a_table_and_an_inverted_file(script, model, select, tmp_path):
     assert index._state.segments[0].faiss.ntotal == 40
     assert index.take([4]).captions == ["c4"]
     assert len(select(["oh no"], index, candidates=7)["stickers"]) == 7
+
+
+def test_tuned_with_the_dialogues_of_prepared_data(script, tmp_path, monkeypatch, capsys):
+    write_mini_release(tmp_path / "release", dialogues=(4, 3, 2, 2), size=32)
+    prepare(tmp_path / "release", tmp_path / "data")
+    tables = load_prepared(tmp_path / "data")
+    model, processor = tiny_cks(tmp_path, emotions=tables.emotions, use_knowledge=False)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    given = []
+    tune = StickerIndex.optimize
+
+    def seen(self, queries=None, progress=None):
+        given.append(queries)
+        tune(self, queries, progress)
+
+    monkeypatch.setattr(StickerIndex, "optimize", seen)
+    arguments = [
+        tmp_path / "model",
+        "--stickers",
+        tmp_path / "data",
+        "--output",
+        tmp_path / "index",
+    ]
+    arguments += ["--exact-below", 20, "--dialogues", tmp_path / "data", "--batch-size", 4]
+    assert script.main([str(each) for each in arguments]) == 0
+    # Each is h~_T of one row of the validation split, alone as in a batch.
+    rows = list(tables.splits["validation"])
+    processor.ocr_cache_path = str(tmp_path / "data" / "ocr.json")
+    ranker = CKSRanker(model, processor, StickerInventory(tables.stickers, processor))
+    wanted = torch.cat([ranker.dialogue_embeds([row]) for row in rows])
+    torch.testing.assert_close(given[0], wanted, atol=1e-5, rtol=0)
+    assert model.training is False
+    index = StickerIndex.open(tmp_path / "index")
+    assert index._state.manifest["segments"][0]["recall"] >= 0.99
+
+    with pytest.raises(ValueError, match="nowhere: no data"):
+        script.main(
+            [str(tmp_path / "model"), "--output", "x", "--optimize", "--dialogues", "nowhere"]
+        )
 
 
 def test_stopped_in_the_middle_it_goes_on(select, folder, tmp_path, monkeypatch):
