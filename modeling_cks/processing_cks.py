@@ -51,17 +51,22 @@ def read_dialogue(dialogue: Sequence[str | Mapping[str, Any]]) -> list[dict[str,
             turn = {"text": turn}
         if not isinstance(turn, Mapping):
             raise ValueError(f"turn {number}: a turn is a string or a mapping, not {turn!r}")
-        text = turn.get("text", turn.get("txt")) or ""
+        text = turn.get("text", turn.get("txt"))
+        text = "" if text is None else text
         speaker = turn.get("speaker", turn.get("speaker_id"))
         if speaker is None:
             speaker = 1 - turns[-1]["speaker"] if turns else 0
         elif speaker in SPEAKER_TOKENS:
             speaker = SPEAKER_TOKENS.index(speaker)
-        if speaker not in (0, 1) or not isinstance(text, str):
+        if speaker not in (0, 1) or isinstance(speaker, bool) or not isinstance(text, str):
             raise ValueError(
                 f"turn {number}: `speaker` must be 0, 1 or one of {SPEAKER_TOKENS}, and `text` "
                 f"a string, not {speaker!r} and {text!r}"
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"turn {number}: {text!r} holds half of a character") from None
         turns.append({"speaker": int(speaker), "text": text, "sticker": turn.get("sticker")})
     return turns
 

@@ -64,6 +64,7 @@ class Batcher:
             raise ValueError("max_batch and max_waiting must be at least 1")
         self.select, self.stickers, self.max_batch = select, stickers, max_batch
         self.batches = 0
+        self._closed, self._lock = False, threading.Lock()
         self._knowledge, self._options = knowledge, options
         self._features = UtteranceFeatures(select.model, select.processor)
         self._waiting: queue.Queue[_Request | None] = queue.Queue(max_waiting)
@@ -88,19 +89,26 @@ class Batcher:
         Raises:
             ValueError: the dialogue cannot be read.
             FullError: too many wait already.
+            RuntimeError: it was closed.
         """
         turns = read_dialogue(dialogue)[-self.select.processor.max_utterances :]
         options = (("explain", explain), ("packs", None if packs is None else tuple(packs)))
         request = _Request(turns, top_k, options)
-        try:
-            self._waiting.put_nowait(request)
-        except queue.Full:
-            raise FullError(f"{self._waiting.maxsize} requests wait already") from None
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("closed: nothing is answered any more")
+            try:
+                self._waiting.put_nowait(request)
+            except queue.Full:
+                raise FullError(f"{self._waiting.maxsize} requests wait already") from None
         return request.answer
 
     def close(self) -> None:
-        """Answer what waits, and end."""
-        self._waiting.put(None)
+        """Answer what waits, and end; to close again does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._waiting.put(None)
         self._thread.join()
 
     def _work(self) -> None:
@@ -196,7 +204,7 @@ def create_app(batcher: Batcher):
             answer = batcher.submit(**_read(body, batcher.stickers))
         except ValueError as error:
             return refused(400, str(error))
-        except FullError as error:
+        except RuntimeError as error:  # full or closed
             return refused(503, str(error), **{"Retry-After": str(_RETRY_SECONDS)})
         try:
             return JSONResponse(await asyncio.wrap_future(answer))
@@ -211,6 +219,10 @@ def create_app(batcher: Batcher):
     async def http_error(request, error):
         return refused(error.status_code, error.detail)
 
+    async def failed(request, error):
+        # The log has the rest: it is nothing for strangers.
+        return refused(500, "the request could not be answered; the server's log says why")
+
     @asynccontextmanager
     async def lifespan(app):
         yield
@@ -221,7 +233,7 @@ def create_app(batcher: Batcher):
             Route("/select", select, methods=["POST"]),
             Route("/health", health),
         ],
-        exception_handlers={HTTPException: http_error},
+        exception_handlers={HTTPException: http_error, Exception: failed},
         lifespan=lifespan,
     )
 

@@ -114,7 +114,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="a shortcut that is not exact: judge only so many stickers, the best by contrast",
     )
     args = parser.parse_args(argv)
-    for name in ("threads", "candidates", "match_best"):
+    for name in ("threads", "candidates", "match_best", "max_batch", "max_waiting"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")

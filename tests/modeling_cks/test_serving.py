@@ -135,6 +135,9 @@ def test_more_than_may_wait_are_refused_and_closing_answers_the_rest(select, pac
         gate.go.set()
     # Leaving the application has closed the batcher.
     assert all(future.done() for future in futures)
+    with pytest.raises(RuntimeError, match="closed"):
+        batcher.submit(dialogue(5))
+    batcher.close()
     with pytest.raises(ValueError, match="at least 1"):
         Batcher(select, pack, max_batch=0)
 
@@ -165,6 +168,9 @@ def test_over_http_as_the_pipeline_answers(select, pack, batcher):
         (b'{"dialogue": "oh no"}', "'dialogue' cannot be"),
         (b'{"dialogue": [3]}', "turn 0"),
         (b'{"dialogue": [{"text": "a", "speaker": 7}]}', "speaker"),
+        (b'{"dialogue": [{"text": "a", "speaker": true}]}', "turn 0"),
+        (b'{"dialogue": ["a", {"text": 0}]}', "turn 1"),
+        (b'{"dialogue": ["\\ud83d"]}', "turn 0: '\\ud83d' holds half of a character"),
         (b'{"dialogue": ["a"], "top_k": 0}', "'top_k' cannot be 0"),
         (b'{"dialogue": ["a"], "top_k": true}', "'top_k' cannot be true"),
         (b'{"dialogue": ["a"], "k": 3}', "no field 'k'"),
@@ -184,6 +190,18 @@ def test_other_requests_and_long_ones(batcher):
         assert client.get("/select").status_code == 405
         assert client.get("/nothing").json() == {"error": "Not Found"}
         assert client.post("/select", content=b" " * (1 << 20) + b"{}").status_code == 413
+
+
+def test_what_goes_wrong_inside_is_told_in_json_and_not_in_full(select, pack, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("secret")
+
+    batcher = Batcher(select, pack)
+    monkeypatch.setattr(batcher.select, "choose", broken)
+    with TestClient(create_app(batcher), raise_server_exceptions=False) as client:
+        answer = client.post("/select", json={"dialogue": ["oh no"]})
+    assert answer.status_code == 500 and "log says why" in answer.json()["error"]
+    assert "secret" not in answer.text
 
 
 def test_an_index_is_followed_as_it_changes(select, pack, tmp_path):

@@ -69,6 +69,7 @@ def test_it_listens_answers_and_stops(world):
         (["none", "--stickers", "stickers"], "none: there is no model"),
         (["model", "--stickers", "none"], "there is no folder of stickers at none"),
         (["model", "--stickers", "stickers", "--match-best", "0"], "--match-best must be"),
+        (["none", "--stickers", "none", "--max-batch", "0"], "--max-batch must be at least 1"),
     ],
 )
 def test_bad_arguments_end_in_one_line(world, arguments, says):
