@@ -13,6 +13,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from .sticker_index import features_fingerprint
+
 PRECISIONS = ("float32", "bfloat16", "int8")
 # Run by nobody who ranks: what COMET writes out for people to read goes through the first, which is
 # large, and the one step behind its features reads the others' weights themselves.
@@ -60,6 +62,9 @@ def pack_linear_maps(model: nn.Module, processor=None, precision: str = "float32
     modules = [model] if comet is None else [model, comet.model]
     for module in modules:
         _check(module)
+    if hasattr(model, "visual_extractor"):
+        # Packed maps do not show their weights, by which an index knows the model it was built for.
+        model.known_fingerprint = features_fingerprint(model)
     if comet is not None:
         comet.use_precision(precision)
     return sum(_pack(module, precision) for module in modules)

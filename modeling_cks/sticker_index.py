@@ -475,6 +475,9 @@ class StickerIndex:
 
 def features_fingerprint(model) -> str:
     """Return the SHA-256 of what a model's stickers' features depend on: its visual extractor."""
+    known = getattr(model, "known_fingerprint", None)  # of a model that was packed since
+    if known is not None:
+        return known
     total = hashlib.sha256()
     for name, tensor in sorted(model.visual_extractor.state_dict().items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -35,7 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     select = pipeline("sticker-selection", model=str(args.model), device=args.device)
     if args.no_ocr:
         select.processor.ocr = "none"
-    if args.packed is not None:
+    if args.packed is None:
+        whole = select.device.type == "cpu" and select.model.dtype == torch.float32
+        args.packed = "float32" if whole else "none"
+    if args.packed != "none":
         select.pack_linear_maps(args.packed)
     if (args.stickers / "manifest.json").is_file():
         stickers = StickerIndex.open(args.stickers)
@@ -104,9 +107,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--packed",
-        choices=("float32", "bfloat16", "int8"),
+        choices=("none", "float32", "bfloat16", "int8"),
         help="lay the linear maps out for this processor: exact in float32, and a shortcut that "
-        "is not in the others",
+        "is not in the others (default: float32 on a CPU)",
     )
     parser.add_argument(
         "--match-best",

@@ -14,6 +14,7 @@ from modeling_cks.cpu_inference import (
     supported_precisions,
 )
 from modeling_cks.onnx_export import random_batch
+from modeling_cks.sticker_index import StickerIndex
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
@@ -92,6 +93,19 @@ def test_comet_is_packed_and_its_knowledge_kept_apart_where_it_differs(made, pre
         assert store.missing(["thank you"]) == ["thank you"]
     # What COMET writes for people still comes out.
     assert comet.infer(["so happy today"], num_beams=2)[0]["xReact"]
+
+
+def test_an_index_knows_a_packed_model(made, tmp_path):
+    model, _ = made
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.visual_extractor.parameters()).add_(1)
+    index = StickerIndex.create(tmp_path / "index", model.config.embed_size, model)
+    for each in (model, other):
+        pack_linear_maps(each)
+    index.check_model(model)
+    with pytest.raises(ValueError, match="another model"):
+        index.check_model(other)
 
 
 def test_what_is_packed_is_neither_saved_nor_packed_again(made, tmp_path):
