@@ -50,7 +50,7 @@ _LOCK_SECONDS = 60.0
 _SPARE = 2
 _CANDIDATES = 256
 # How many axes may be kept, as long as what they lose is not seen among the candidates.
-_AXES = (32, 64, 128, 256)
+_AXES = (64, 128, 256)
 _AXES_SAMPLE = 65_536
 _FEW_VALUES = 1000
 _TUNING_QUERIES = 256

@@ -125,6 +125,12 @@ def flops(work: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
+def share(gflop: float | None, seconds: float, ceilings: dict | None, precision: str = "fp32"):
+    """Say what per cent of a precision's ceiling is reached; None where it was not measured."""
+    peak = (ceilings or {}).get(f"{precision}_gflops")
+    return None if peak is None or gflop is None else 100 * gflop / seconds / peak
+
+
 def slope(sizes: list[float], seconds: list[float]) -> float:
     """Fit seconds = c * size ** slope: 1 is linear."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])

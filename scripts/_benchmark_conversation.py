@@ -7,7 +7,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from _benchmark import Clock, alternate, flops, lines, markdown, timed
+from _benchmark import Clock, alternate, flops, lines, markdown, share, timed
 from _cli import peak_memory_mib
 
 TITLE = "A conversation, turn by turn"
@@ -20,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--conversation-tokens",
         type=int,
         nargs="+",
-        default=[96],
-        help="word pieces of the dialogue (default: 96)",
+        default=[96, 256],
+        help="word pieces of the dialogue; of the second and later the fewest candidates only "
+        "(default: 96 256)",
     )
     parser.add_argument(
         "--conversation-candidates",
@@ -46,15 +47,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict:
     """Let all take a new turn, in turn."""
-    rows = []
+    rows, stickers = [], []
     for size in args.sizes:
         for tokens in args.conversation_tokens:
+            first = tokens == args.conversation_tokens[0]
+            counts = args.conversation_candidates
             with tempfile.TemporaryDirectory() as folder:
-                rows += _measure(args, size, tokens, Path(folder))
-    return {"rows": rows, "best": args.conversation_best, "peak_memory_mib": peak_memory_mib()}
+                rows += _measure(
+                    args, size, tokens, counts if first else [min(counts)], Path(folder)
+                )
+                if first:
+                    stickers += _stickers(args, size, Path(folder))
+    return {
+        "rows": rows,
+        "stickers": stickers,
+        "best": args.conversation_best,
+        "peak_memory_mib": peak_memory_mib(),
+    }
 
 
-def _measure(args: argparse.Namespace, size: str, tokens: int, folder: Path) -> list[dict]:
+def _stickers(args: argparse.Namespace, size: str, folder: Path) -> list[dict]:
+    """Time what comes before the first answer: the stickers' features, at every start or once."""
+    import torch
+    from _benchmark_models import build_cks, build_mmbert, sticker_table
+    from transformers import pipeline
+
+    import modeling_cks  # noqa: F401 (registers the pipeline)
+    from modeling_cks.build_index import build_index
+    from modeling_cks.sticker_index import StickerIndex
+
+    count = max(args.conversation_candidates)
+    table = sticker_table(count, seed=args.seed)
+    mmbert = build_mmbert(size, folder, seed=args.seed, dialogue_tokens=96)
+    model, processor, _ = build_cks(size, seed=args.seed)
+    select = pipeline("sticker-selection", model=model, processor=processor)
+
+    def by_mmbert(number: int) -> None:
+        mmbert.use_stickers(table)
+        with torch.no_grad():
+            mmbert.vision(mmbert.inventory, list(range(count)))
+
+    def built(number: int) -> None:
+        index = StickerIndex.create(folder / f"index {number}", model.config.embed_size, model)
+        build_index(select, table, index)
+
+    def opened(number: int) -> None:
+        index = StickerIndex.open(folder / "index 0")
+        index.check_model(model)
+        index.take(range(count))
+
+    contestants = {
+        "MMBERT, at every start": timed(by_mmbert),
+        "CKS, once: encoded and written to an index": timed(built),
+        "CKS, at every start: the index opened": timed(opened),
+    }
+    timings = alternate(contestants, min(args.repeats, 2))
+    return [
+        {"size": size, "stickers": count, "contestant": name, **one}
+        for name, one in timings.items()
+    ]
+
+
+def _measure(
+    args: argparse.Namespace, size: str, tokens: int, counts: list[int], folder: Path
+) -> list[dict]:
     import torch
     from _benchmark_models import TURNS, build_cks, build_mmbert, dialogue, row, sticker_table
     from transformers import pipeline
@@ -62,7 +118,7 @@ def _measure(args: argparse.Namespace, size: str, tokens: int, folder: Path) -> 
     import modeling_cks  # noqa: F401 (registers the pipeline)
     from modeling_cks.cpu_inference import supported_precisions
 
-    table = sticker_table(max(args.conversation_candidates), seed=args.seed)
+    table = sticker_table(max(counts), seed=args.seed)
     mmbert = build_mmbert(size, folder, seed=args.seed, dialogue_tokens=tokens)
     mmbert.use_stickers(table)
     selects = {}
@@ -83,7 +139,7 @@ def _measure(args: argparse.Namespace, size: str, tokens: int, folder: Path) -> 
         new = dialogue(tokens, f"{args.seed} {number}")[-1]["text"]
         return [*turns[1:], {"speaker": turns[0]["speaker"], "text": new}]
 
-    for candidates in args.conversation_candidates:
+    for candidates in counts:
         ids = list(table["id"][:candidates])
         pack = type(whole)(ids, whole.captions[:candidates], whole.embeds[:candidates])
 
@@ -159,32 +215,24 @@ def _measure(args: argparse.Namespace, size: str, tokens: int, folder: Path) -> 
 def _count(mmbert, select, asked, pack, ids, best: int, candidates: int) -> dict[str, float]:
     """Count the GFLOP of a turn; those of 307 candidates from what one adds."""
     import torch
-    from _benchmark_models import row
+    from _benchmark_models import row, turn_flops
 
     few = ids[: min(candidates, 11)]
     small = type(pack)(few, pack.captions[: len(few)], pack.embeds[: len(few)])
 
-    def chat(match_best):
-        followed = select.conversation(small, match_best=match_best)
-        for turn in asked(-2):
-            followed.say(**turn)
-        followed.select()
-        followed.say(asked(-3 if match_best else -4)[-1]["text"])
-        return flops(followed.select) / 1e9
-
     def none():
         select.processor.knowledge_extractor._features.clear()
-        select(asked(-5), small)
+        select(asked(-6), small)
 
     with torch.no_grad():
         counted = {
             "mmbert": flops(lambda: mmbert.score([row(asked(-1), few, few[0])])) / 1e9,
             "none": flops(none) / 1e9,
-            "chat": chat(None),
-            "best": chat(best),
+            "chat": turn_flops(select, small, asked(-2), asked(-3)) / 1e9,
+            "best": turn_flops(select, small, asked(-4), asked(-5), match_best=best) / 1e9,
         }
     if len(few) < candidates:
-        one = (counted["chat"] - counted["best"]) / (len(few) - best)
+        one = (counted["chat"] - counted["best"]) / max(len(few) - best, 1)
         more = candidates - len(few)
         counted["mmbert"] *= candidates / len(few)
         counted["chat"] += one * more
@@ -193,18 +241,16 @@ def _count(mmbert, select, asked, pack, ids, best: int, candidates: int) -> dict
 
 
 def _ceiling(row: dict, ceilings: dict | None) -> float | None:
-    if not ceilings or row.get("gflop") is None or row["size"] != "full":
+    if row["size"] != "full":
         return None
-    precision = "bf16" if "bfloat16" in row["contestant"] else "int8" if "int8" in row[
-        "contestant"
-    ] else "fp32"  # fmt: skip
-    peak = ceilings.get(f"{precision}_gflops")
-    return None if peak is None else 100 * row["gflop"] / row["seconds"] / peak
+    name = row["contestant"]
+    precision = "bf16" if "bfloat16" in name else "int8" if "int8" in name else "fp32"
+    return share(row.get("gflop"), row["seconds"], ceilings, precision)
 
 
 def table(result: dict) -> str:
     """Lay out for the terminal."""
-    return lines(
+    turns = lines(
         ["contestant", "size", "tokens", "candidates", "seconds", "x MMBERT", "GFLOP"],
         [
             [row["contestant"], row["size"], row["tokens"], row["candidates"], row["seconds"],
@@ -212,6 +258,14 @@ def table(result: dict) -> str:
             for row in result["rows"]
         ],
     )  # fmt: skip
+    return f"{turns}\n\n{lines(*_sticker_cells(result))}"
+
+
+def _sticker_cells(result: dict) -> tuple[list[str], list[list[object]]]:
+    return ["", "size", "stickers", "s"], [
+        [one["contestant"], one["size"], one["stickers"], one["seconds"]]
+        for one in result["stickers"]
+    ]
 
 
 def page(result: dict, folder) -> str:
@@ -243,6 +297,11 @@ def page(result: dict, folder) -> str:
                 ],
             )
         )  # fmt: skip
+    parts.append(
+        "Before the first answer there are the stickers. A model's features of a sticker depend on "
+        "the sticker alone: an index keeps them from start to start.\n\n"
+        + markdown(*_sticker_cells(result))
+    )
     return "\n\n".join(parts)
 
 

@@ -8,7 +8,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from _benchmark import flops, in_processes, lines, markdown, timed
+from _benchmark import alternate, flops, in_processes, lines, markdown, timed
 from _cli import ROOT, peak_memory_mib
 
 TITLE = "Knowledge"
@@ -23,8 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--knowledge-dialogues",
         type=int,
-        default=40,
-        help="training dialogues of the MOD-mini that is extracted (default: 40)",
+        default=10,
+        help="training dialogues of the MOD-mini that is extracted (default: 10)",
+    )
+    parser.add_argument(
+        "--knowledge-repeats", type=int, default=2, help="timings per median (default: 2)"
     )
     parser.add_argument(
         "--knowledge-loop",
@@ -77,9 +80,11 @@ def _measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict]:
 
     chosen = [texts[place * len(texts) // args.knowledge_loop]
               for place in range(args.knowledge_loop)]  # fmt: skip
-    naive = timed(lambda number: [_alone(comet, text) for text in chosen])
-    naive(0)
-    loop = min(naive(number)["all"] for number in range(2)) / len(chosen)
+    contestants = {"loop": timed(lambda number: [_alone(comet, text) for text in chosen])}
+    for count in (1, 2):
+        contestants[count] = lambda number, count=count: _extract(args, folder, count, number)
+    timings = alternate(contestants, 1 if args.quick else args.knowledge_repeats)
+    loop = timings["loop"]["seconds"] / len(chosen)
     work = flops(lambda: comet._compute(texts[:48], None)) / min(len(texts), 48)
 
     rows = [
@@ -93,7 +98,7 @@ def _measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict]:
         }
     ]
     for processes in (1, 2):
-        seconds = _extract(args, folder, processes)
+        seconds = timings[processes]["seconds"]
         rows.append(
             {
                 "size": size,
@@ -121,17 +126,20 @@ def _alone(comet, text: str) -> None:
         total[number // 3] += comet._states([source])[0].float().cpu()
 
 
-def _extract(args: argparse.Namespace, folder: Path, processes: int) -> float:
+def _extract(
+    args: argparse.Namespace, folder: Path, processes: int, number: int
+) -> dict[str, float]:
     """Run the script on an empty store and read the seconds that it tells."""
     script = [str(ROOT / "scripts" / "extract_knowledge.py"), str(folder / "data")]
-    script += ["--comet", str(folder / "comet"), "--store", str(folder / f"store {processes}")]
+    script += ["--comet", str(folder / "comet")]
+    script += ["--store", str(folder / f"store {processes} {number}")]
     if args.knowledge_device == "cpu":
         script += ["--device", "cpu"]
     found = re.search(r"extracted.* in ([\d.]+) s", in_processes(processes, script))
     if found is None:
         raise ValueError("extract_knowledge.py does not tell how long it took")
     # Told to a tenth of a second, which is next to nothing at tiny size.
-    return max(float(found[1]), 0.05)
+    return {"all": max(float(found[1]), 0.05)}
 
 
 def _cells(result: dict) -> tuple[list[str], list[list[object]]]:

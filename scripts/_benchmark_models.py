@@ -222,6 +222,18 @@ def utterance(tokens: int, number: int | str) -> str:
     return " ".join(draw.choices(_WORDS, k=max(tokens - 1, 1)))
 
 
+def turn_flops(select, pack, turns: Sequence[dict], new: Sequence[dict], **options) -> float:
+    """Count the work of the last of the `new` turns, when a conversation knows `turns`."""
+    from _benchmark import flops
+
+    followed = select.conversation(pack, **options)
+    for turn in turns:
+        followed.say(**turn)
+    followed.select()
+    followed.say(new[-1]["text"])
+    return flops(followed.select)
+
+
 def row(turns: Sequence[dict], stickers: Sequence[str], answer: str, **more) -> dict:
     """Make a row of the prepared data of a dialogue and its candidates."""
     return {

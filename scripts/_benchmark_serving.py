@@ -18,16 +18,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from _benchmark import lines, markdown
+from _benchmark import lines, markdown, share
 from _cli import ROOT, peak_memory_mib
 
 TITLE = "Serving"
 _TOKENS = 96
+# By name: its options, how many it judges, and of which precision its ceiling is.
 _SERVERS = {
-    "batching": ["--packed", "float32"],
-    "one at a time": ["--packed", "float32", "--max-batch", "1"],
-    "batching, bfloat16, best 5 judged (shortcuts)": ["--packed", "bfloat16", "--match-best", "5"],
-}
+    "batching": (["--packed", "float32"], None, "fp32"),
+    "one at a time": (["--packed", "float32", "--max-batch", "1"], None, "fp32"),
+    "batching, bfloat16, best 5 judged (shortcuts)": (
+        ["--packed", "bfloat16", "--match-best", "5"], 5, "bf16",
+    ),
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,15 +54,15 @@ def measure(args: argparse.Namespace) -> dict:
     rows = []
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            _save(size, args, Path(folder))
+            work = _save(size, args, Path(folder))
             ports = {
                 name: stack.enter_context(_server(Path(folder), options))
-                for name, options in _SERVERS.items()
+                for name, (options, _, _) in _SERVERS.items()
             }
             for port in ports.values():
                 _load(port, 1, 2, "warm")
             for clients in args.serving_clients:
-                count = max(args.serving_requests, 2 * clients)
+                count = max(args.serving_requests, 3 * clients)
                 for name, port in ports.items():
                     seconds, latencies = _load(port, clients, count, f"{name} {clients}")
                     rows.append(
@@ -71,23 +74,32 @@ def measure(args: argparse.Namespace) -> dict:
                             "p50_ms": 1000 * float(np.percentile(latencies, 50)),
                             "p95_ms": 1000 * float(np.percentile(latencies, 95)),
                             "requests_per_second": len(latencies) / seconds,
+                            "gflop": work[_SERVERS[name][1]],
                         }
                     )
     return {
         "rows": rows,
         "stickers": args.serving_stickers,
-        "first_counted": False,
         "peak_memory_mib": peak_memory_mib(),
     }
 
 
-def _save(size: str, args: argparse.Namespace, folder: Path) -> None:
-    """Write a model with its COMET, and stickers, as a user has them."""
-    from _benchmark_models import TURNS, build_cks, sticker_images
+def _save(size: str, args: argparse.Namespace, folder: Path) -> dict[int | None, float]:
+    """Write a model with its COMET, and stickers, as a user has them; count a turn's GFLOP."""
+    from _benchmark_models import TURNS, build_cks, dialogue, sticker_images, turn_flops
+    from transformers import pipeline
 
     model, processor, _ = build_cks(
         size, seed=args.seed, comet=True, max_utterances=TURNS, max_dialogue_tokens=_TOKENS
     )
+    images = sticker_images(args.serving_stickers, args.seed)
+    select = pipeline("sticker-selection", model=model, processor=processor)
+    pack = select.load_stickers({f"{number}.png": image for number, image in enumerate(images)})
+    turns = [dialogue(_TOKENS, f"counted {number}") for number in range(4)]
+    work = {
+        None: turn_flops(select, pack, turns[0], turns[1]) / 1e9,
+        5: turn_flops(select, pack, turns[2], turns[3], match_best=5) / 1e9,
+    }
     comet = processor.knowledge_extractor
     comet.model.save_pretrained(folder / "comet")
     comet.tokenizer.save_pretrained(folder / "comet")
@@ -96,8 +108,9 @@ def _save(size: str, args: argparse.Namespace, folder: Path) -> None:
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     (folder / "stickers").mkdir()
-    for number, image in enumerate(sticker_images(args.serving_stickers, args.seed)):
+    for number, image in enumerate(images):
         image.save(folder / "stickers" / f"{number}.png")
+    return work
 
 
 @contextmanager
@@ -167,10 +180,14 @@ def _load(port: int, clients: int, requests: int, name: str) -> tuple[float, lis
 
 
 def _cells(result: dict) -> tuple[list[str], list[list[object]]]:
-    titles = ["server", "size", "clients", "requests", "p50, ms", "p95, ms", "requests/s"]
+    titles = ["server", "size", "clients", "requests", "p50, ms", "p95, ms", "requests/s",
+              "GFLOP a request", "% of the ceiling"]  # fmt: skip
     return titles, [
         [row["server"], row["size"], row["clients"], row["requests"], row["p50_ms"],
-         row["p95_ms"], row["requests_per_second"]]
+         row["p95_ms"], row["requests_per_second"], row["gflop"],
+         share(row["gflop"], 1 / row["requests_per_second"], result.get("ceilings"),
+               _SERVERS[row["server"]][2])
+         if row["size"] == "full" else None]
         for row in result["rows"]
     ]  # fmt: skip
 
@@ -182,17 +199,11 @@ def table(result: dict) -> str:
 
 def page(result: dict, folder) -> str:
     """Render the section."""
-    # The first results on record counted the first requests, and held answers back.
-    first = (
-        "A chat's first request, which reads all of its six turns, is among those counted, which "
-        "weighs most with 16 clients; and the server still held each answer's end back for 40 ms, "
-        "most of the time at tiny size."
-        if result.get("first_counted", True)
-        else "A chat's first request, which reads all of its six turns, is not counted."
-    )
     return (
         f"`scripts/serve.py` in a process of its own, {result['stickers']} stickers; each client "
         "holds a chat and sends its next turn, new to every memory, as soon as the last was "
         "answered; clients share the cores with the server. COMET's knowledge is part of it. "
-        f"{first}\n\n{markdown(*_cells(result))}"
+        "A chat's first request, which reads all of its six turns, is not counted. One request "
+        "keeps all cores busy, so that more clients than one wait for each other.\n\n"
+        f"{markdown(*_cells(result))}"
     )

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
-from _benchmark import lines, markdown
+from _benchmark import Run, alternate, lines, markdown, timed
 from _cli import peak_memory_mib
 
 TITLE = "What the shortcuts cost"
@@ -20,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the trained model and its data."""
     parser.add_argument("--shortcuts-model", type=Path, help="folder of a trained model")
     parser.add_argument("--shortcuts-data", type=Path, help="folder of prepare_mod.py")
+    parser.add_argument(
+        "--shortcuts-repeats", type=int, default=2, help="timings per median (default: 2)"
+    )
     parser.add_argument("--shortcuts-split", default="validation", help="default: validation")
     parser.add_argument(
         "--shortcuts-samples", type=int, help="the first so many (default: all of the split)"
@@ -55,7 +57,8 @@ def measure(args: argparse.Namespace) -> dict:
         processor.knowledge_store = str(args.shortcuts_data / "knowledge")
         return CKSModel.from_pretrained(args.shortcuts_model).eval(), processor
 
-    found = _measure(load, data.stickers, samples, args.shortcuts_all_samples)
+    count, repeats = args.shortcuts_all_samples, min(args.repeats, args.shortcuts_repeats)
+    found = _measure(load, data.stickers, samples, count, repeats)
     return {
         **found,
         "split": args.shortcuts_split,
@@ -73,10 +76,11 @@ def _of_a_tiny_model(args: argparse.Namespace) -> dict:
     def load():
         return build_cks("tiny", seed=args.seed, comet=True)[:2]
 
-    return {**_measure(load, table, _rows(6, list(table["id"]), args.seed), 3), "split": "drawn"}
+    samples = _rows(6, list(table["id"]), args.seed)
+    return {**_measure(load, table, samples, 3, args.repeats), "split": "drawn"}
 
 
-def _measure(load, table, samples: list[dict], count: int) -> dict:
+def _measure(load, table, samples: list[dict], count: int, repeats: int) -> dict:
     from modeling_cks.cks_ranker import CKSRanker
     from modeling_cks.cpu_inference import pack_linear_maps, supported_precisions
     from modeling_cks.training import StickerInventory
@@ -87,64 +91,74 @@ def _measure(load, table, samples: list[dict], count: int) -> dict:
         "given": samples,
         "all": [{**one, "candidates": ids} for one in samples[::step][:count]],
     }
-    rows, exact = [], {}
+    rankers = {}
     for precision in (None, *supported_precisions()):
         model, processor = load()
         inventory = StickerInventory(table, processor)
         # Before COMET is less precise, so that its own knowledge is computed where it is.
         if precision is not None:
             pack_linear_maps(model, processor, precision)
-        ranker = CKSRanker(model, processor, inventory)
+        rankers[precision] = ranker = CKSRanker(model, processor, inventory)
         ranker.sticker_embeds()
-        ranker.rank(samples[:_BATCH])
-        for task, chosen in tasks.items():
+        for chosen in tasks.values():
             # Each utterance and its knowledge once before, so that ranking alone is timed.
             for start in range(0, len(chosen), _BATCH):
                 ranker.collator(chosen[start : start + _BATCH])
-            tried = [None, *_BEST[task]] if precision in (None, "float32") else [None, 5]
-            for best in tried if precision != "float32" else [None]:
-                figures, scores, seconds = _rank(ranker, chosen, best)
-                if precision is None and best is None:
-                    exact[task] = scores
-                rows.append(
-                    {
-                        "task": task,
-                        "candidates": max(len(one["candidates"]) for one in chosen),
-                        "samples": len(chosen),
-                        "precision": precision or "torch float32",
-                        "best": best,
-                        "seconds": seconds / len(chosen),
-                        # Of what is not judged the score is another by intention.
-                        "largest_difference": None
-                        if best is not None
-                        else max(
-                            float(abs(a - b).max())
-                            for a, b in zip(scores, exact[task], strict=True)
-                        ),
-                        **figures,
-                    }
+    rows = []
+    for task, chosen in tasks.items():
+        contestants, scores = {}, {}
+        for precision in rankers:
+            for best in {None: [None, *_BEST[task]], "float32": [None]}.get(precision, [None, 5]):
+                contestants[precision, best] = _ranking(
+                    rankers[precision], chosen, best, scores, (precision, best)
                 )
+        timings = alternate(contestants, repeats)
+        for (precision, best), one in timings.items():
+            largest = max(
+                float(abs(a - b).max())
+                for a, b in zip(scores[precision, best], scores[None, None], strict=True)
+            )
+            rows.append(
+                {
+                    "task": task,
+                    "candidates": max(len(row["candidates"]) for row in chosen),
+                    "samples": len(chosen),
+                    "precision": precision or "torch float32",
+                    "best": best,
+                    "seconds": one["seconds"] / len(chosen),
+                    # Of what is not judged the score is another by intention.
+                    "largest_difference": None if best is not None else largest,
+                    **_figures(scores[precision, best], chosen),
+                }
+            )
     return {"rows": rows}
 
 
-def _rank(ranker, samples: list[dict], best: int | None) -> tuple[dict, list, float]:
-    """Rank all samples; return the figures, the scores and the seconds."""
+def _ranking(ranker, samples: list[dict], best: int | None, scores: dict, key) -> Run:
+    """Make a contestant that ranks all samples, and leaves its scores under a key."""
+
+    def rank(number: int) -> None:
+        ranker.match_best = best
+        scores[key] = [
+            one
+            for start in range(0, len(samples), _BATCH)
+            for one in ranker.rank(samples[start : start + _BATCH]).scores
+        ]
+
+    return timed(rank)
+
+
+def _figures(scores: list, samples: list[dict]) -> dict[str, float]:
     import numpy as np
 
     from modeling_cks.evaluation import ranking_metrics, ranks
 
-    ranker.match_best = best
-    scores, seconds = [], 0.0
-    for start in range(0, len(samples), _BATCH):
-        begun = time.perf_counter()
-        scores += ranker.rank(samples[start : start + _BATCH]).scores
-        seconds += time.perf_counter() - begun
     found = []
     for one, row in zip(scores, samples, strict=True):
         target = row["candidates"].index(row["sticker_id"])
         found.append(int(ranks(np.asarray(one, dtype=float)[None], [target])[0]))
     figures = ranking_metrics(found)
-    return {name: figures[name] for name in _METRICS}, scores, seconds
+    return {name: figures[name] for name in _METRICS}
 
 
 def _exact(row: dict, result: dict) -> dict:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from _benchmark import lines, markdown
+from _benchmark import Clock, alternate, flops, lines, markdown, share
 from _cli import peak_memory_mib
 
 TITLE = "Whole splits"
@@ -83,78 +83,114 @@ def _measure(args: argparse.Namespace, size: str) -> list[dict]:
     samples = _rows(4 if args.quick else args.split_samples, inventory.ids, args.seed)
     distinct = list({turn["text"]: None for one in samples for turn in one["utterances"]})
 
-    # Ours, by parts that are each done once a split.
-    ranker = CKSRanker(model, processor, inventory)
+    first = CKSRanker(model, processor, inventory)
     start = time.perf_counter()
-    ranker.sticker_embeds()
+    embeds = first.sticker_embeds()
     stickers = time.perf_counter() - start
-    start = time.perf_counter()
-    comet.features(distinct)
-    knowledge = time.perf_counter() - start
-    start = time.perf_counter()
-    evaluate_ranker(ranker, samples, batch_size=32, progress=False)
-    ranking = time.perf_counter() - start
-    ours = ranking / len(samples) + stickers / _SPLIT
-    scores = ranker.rank(samples).scores
+
+    def ours(number: int) -> dict[str, float]:
+        # By parts that are each done once a split; nothing is remembered from the last repeat.
+        ranker = CKSRanker(model, processor, inventory)
+        ranker._embeds = embeds
+        comet._features.clear()
+        clock = Clock()
+        comet.features(distinct)
+        clock.stage("COMET")
+        evaluate_ranker(ranker, samples, batch_size=32, progress=False)
+        clock.stage("ranking")
+        return clock.stages
 
     # The loop: a call of processor and model for each pair, everything anew.
     pairs = [(one, sticker) for one in samples for sticker in one["candidates"]]
     pairs = pairs[: 22 if size == "tiny" else args.split_pairs]
     table = {sticker: place for place, sticker in enumerate(inventory.ids)}
     images = sticker_table(len(inventory))["image"]
-    taken = {"loop": 0.0, "loop's COMET": 0.0}
-    largest = 0.0
-    for number, (one, sticker) in enumerate(pairs):
+
+    def pair(one: dict, sticker: str, clock: Clock):
         place = table[sticker]
         turns = [{"speaker": each["speaker"], "text": each["text"]} for each in one["utterances"]]
         comet._features.clear()
-        start = time.perf_counter()
+        clock.stage("between")
         comet.features([turn["text"] for turn in turns])
-        taken["loop's COMET"] += time.perf_counter() - start
-        start = time.perf_counter()
+        clock.stage("COMET")
         with torch.no_grad():
-            inputs = processor(turns, [images[place]], [inventory.captions[place]])
-            output = model(**inputs)
-        taken["loop"] += time.perf_counter() - start
-        # Alone, a sticker's share in the contrast is 1: what is compared is P(match).
-        match = float(output.match_logits.softmax(-1)[0, 0, 1])
-        column, row_number = number % len(one["candidates"]), number // len(one["candidates"])
-        share = float(_shares(model, ranker, one)[column])
-        largest = max(largest, abs(float(scores[row_number][column]) - share - match))
+            output = model(**processor(turns, [images[place]], [inventory.captions[place]]))
+        clock.stage("ranking")
+        return output
+
+    def loop(number: int) -> dict[str, float]:
+        clock = Clock()
+        for one, sticker in pairs:
+            pair(one, sticker, clock)
+        del clock.stages["between"]
+        return clock.stages
+
+    timings = alternate({"loop": loop, "ours": ours}, args.repeats)
+    largest = _difference(model, first, samples, pairs, pair)
     if largest > 1e-5:
         raise ValueError(f"the loop's scores differ by {largest:.2g}")
     candidates = len(samples[0]["candidates"])
-    pair = taken["loop"] / len(pairs)
-    pair_comet = taken["loop's COMET"] / len(pairs)
+    work = _work(first, samples, distinct, candidates, lambda: pair(*pairs[0], Clock()))
     common = {"size": size, "samples": len(samples), "largest_difference": largest, **facts}
-    return [
-        {
-            "contestant": "loop over pairs, knowledge at hand",
-            "seconds": pair * candidates,
-            "pairs": len(pairs),
-            **common,
-        },
-        {
-            "contestant": "loop over pairs, COMET too",
-            "seconds": (pair + pair_comet) * candidates,
-            "pairs": len(pairs),
-            **common,
-        },
-        {
-            "contestant": "each once, knowledge at hand",
-            "seconds": ours,
-            "stickers_seconds": stickers,
-            "ranking_seconds": ranking,
-            **common,
-        },
-        {
-            "contestant": "each once, COMET too",
-            "seconds": ours + knowledge / len(samples),
-            "distinct_utterances": len(distinct),
-            "knowledge_seconds": knowledge,
-            **common,
-        },
-    ]
+    rows = []
+    for name, taken, times in (
+        ("loop over pairs", timings["loop"]["stages"], candidates / len(pairs)),
+        ("each once", timings["ours"]["stages"], 1 / len(samples)),
+    ):
+        once = stickers / _SPLIT if name == "each once" else 0.0
+        for more, stages in (("knowledge at hand", ["ranking"]), ("COMET too", list(taken))):
+            rows.append(
+                {
+                    "contestant": f"{name}, {more}",
+                    "seconds": times * sum(taken[stage] for stage in stages) + once,
+                    "gflop": sum(work[name, stage] for stage in stages),
+                    "stickers_seconds": stickers if name == "each once" else None,
+                    **common,
+                }
+            )
+    return rows
+
+
+def _work(ranker, samples: list[dict], distinct: list[str], candidates: int, pair) -> dict:
+    """Count the GFLOP of a sample, by contestant and stage."""
+    import torch
+
+    from modeling_cks.cks_ranker import CKSRanker
+
+    model, processor = ranker.model, ranker.collator.processor
+    comet = processor.knowledge_extractor
+    with torch.no_grad():
+        sticker = flops(
+            lambda: model.encode_stickers(ranker.inventory.pixel_values([0]).to(model.device))
+        )
+        fresh = CKSRanker(model, processor, ranker.inventory)
+        fresh._embeds = ranker.sticker_embeds()
+        ranking = flops(lambda: fresh.rank(samples))
+        both = flops(pair)
+        few = distinct[:8]
+        comet._features.clear()
+        knowledge = flops(lambda: comet.features(few)) / len(few)
+        asked = len(samples[0]["utterances"])
+    counted = {
+        ("each once", "ranking"): ranking / len(samples) + sticker * len(ranker.inventory) / _SPLIT,
+        ("each once", "COMET"): knowledge * len(distinct) / len(samples),
+        ("loop over pairs", "COMET"): knowledge * asked * candidates,
+        ("loop over pairs", "ranking"): (both - knowledge * asked) * candidates,
+    }
+    return {key: value / 1e9 for key, value in counted.items()}
+
+
+def _difference(model, ranker, samples: list[dict], pairs: list, pair) -> float:
+    """Compare what the loop and the ranker say of the pairs."""
+    scores = ranker.rank(samples).scores
+    largest = 0.0
+    for number, (one, sticker) in enumerate(pairs):
+        # Alone, a sticker's share in the contrast is 1: what is compared is P(match).
+        match = float(pair(one, sticker, Clock()).match_logits.softmax(-1)[0, 0, 1])
+        column, row_number = number % len(one["candidates"]), number // len(one["candidates"])
+        alike = float(_shares(model, ranker, one)[column])
+        largest = max(largest, abs(float(scores[row_number][column]) - alike - match))
+    return largest
 
 
 def _shares(model, ranker, one: dict):
@@ -210,10 +246,13 @@ def _times(row: dict, result: dict) -> float:
 
 
 def _cells(result: dict) -> tuple[list[str], list[list[object]]]:
-    return ["", "size", "s a sample", "times the loop"], [
-        [row["contestant"], row["size"], row["seconds"], _times(row, result)]
+    titles = ["", "size", "s a sample", "times the loop", "GFLOP a sample", "% of the ceiling"]
+    return titles, [
+        [row["contestant"], row["size"], row["seconds"], _times(row, result), row["gflop"],
+         share(row["gflop"], row["seconds"], result.get("ceilings"))
+         if row["size"] == "full" else None]
         for row in result["rows"]
-    ]
+    ]  # fmt: skip
 
 
 def _memory_line(result: dict) -> str:
@@ -233,7 +272,7 @@ def page(result: dict, folder) -> str:
     encode = [
         f"{row['stickers_seconds']:.1f} s ({row['size']})"
         for row in result["rows"]
-        if "stickers_seconds" in row
+        if row["contestant"] == "each once, COMET too"
     ]
     line = _memory_line(result)
     return (

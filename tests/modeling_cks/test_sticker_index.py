@@ -463,7 +463,7 @@ def test_what_does_not_change_stays_open(large):
     same(found_by(reader, queries(1)[0], 5), found_by(again, queries(1)[0], 5))
 
 
-def flat(count, seed, axes=6, size=80, spread=0.02):
+def flat(count, seed, axes=6, size=160, spread=0.02):
     """Features of many numbers that lie about a mean and vary along few axes."""
     draw = np.random.default_rng(seed)
     turn, _ = np.linalg.qr(np.random.default_rng(98).normal(size=(size, size)))
@@ -473,9 +473,9 @@ def flat(count, seed, axes=6, size=80, spread=0.02):
 
 
 def test_as_few_axes_are_kept_as_tell_the_nearest(tmp_path):
-    kept, spreads = {}, {"few": (6, 0.02), "many": (60, 0.02), "all": (80, 1)}
+    kept, spreads = {}, {"few": (6, 0.02), "many": (120, 0.02), "all": (160, 1)}
     for name, (axes, spread) in spreads.items():
-        index = StickerIndex.create(tmp_path / name, 80, exact_below=500)
+        index = StickerIndex.create(tmp_path / name, 160, exact_below=500)
         embeds = flat(6000, 0, axes, spread=spread)
         index.add(names(6000), embeds)
         # Dialogues lie elsewhere than stickers: off their mean, and not about zero.
@@ -495,7 +495,7 @@ def test_as_few_axes_are_kept_as_tell_the_nearest(tmp_path):
         ]
         assert np.mean(hits) >= 9.85
         torch.testing.assert_close(found, similar.gather(1, rows), atol=1e-6, rtol=0)
-    assert kept == {"few": 32, "many": 64, "all": 80}
+    assert kept == {"few": 64, "many": 128, "all": 160}
 
 
 KILLED = """

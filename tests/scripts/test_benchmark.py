@@ -63,7 +63,9 @@ def test_everything_is_measured_with_its_evidence(quick, read, module):
 
 def test_a_turn_of_a_chat_costs_what_it_must(read):
     rows = read["comparisons"]["conversation"]["rows"]
-    few = {row["contestant"]: row for row in rows if row["candidates"] == 11}
+    few = {
+        row["contestant"]: row for row in rows if row["candidates"] == 11 and row["tokens"] == 96
+    }
     many = {row["contestant"]: row for row in rows if row["candidates"] == 307}
     # Counted, not timed: what is kept is not computed again, and what is not judged not at all.
     assert few["CKS, no memory"]["gflop"] > few["CKS, conversation"]["gflop"]
@@ -73,6 +75,13 @@ def test_a_turn_of_a_chat_costs_what_it_must(read):
         few["the same, best 5 judged"]["gflop"]
     )
     assert {row["kind"] for row in rows if "judged" in row["contestant"]} == {"shortcut"}
+    stickers = read["comparisons"]["conversation"]["stickers"]
+    assert [row["contestant"].partition(",")[0] for row in stickers] == ["MMBERT", "CKS", "CKS"]
+    assert {row["stickers"] for row in stickers} == {307}
+    # A longer dialogue is more work for all of them, and is asked of the fewest candidates only.
+    long = {row["contestant"]: row for row in rows if row["tokens"] == 256}
+    assert {row["candidates"] for row in long.values()} == {11}
+    assert all(row["gflop"] > few[name]["gflop"] for name, row in long.items())
 
 
 def test_shortcuts_stand_beside_their_loss(read):
@@ -84,7 +93,10 @@ def test_shortcuts_stand_beside_their_loss(read):
 
 
 def test_the_loop_over_pairs_scores_alike(read):
-    assert all(row["largest_difference"] <= 1e-5 for row in read["comparisons"]["split"]["rows"])
+    rows = {row["contestant"]: row for row in read["comparisons"]["split"]["rows"]}
+    assert all(row["largest_difference"] <= 1e-5 for row in rows.values())
+    for kind in ("knowledge at hand", "COMET too"):
+        assert rows[f"each once, {kind}"]["gflop"] < rows[f"loop over pairs, {kind}"]["gflop"]
 
 
 def test_every_image_is_decoded_once(read):
@@ -260,7 +272,7 @@ def test_the_error_of_processes_is_told_and_not_what_torchrun_adds(module, tmp_p
     script.write_text("import sys\nsys.exit('part.py: no such folder')")
     with pytest.raises(ValueError, match=r"2 processes of part\.py failed: part\.py: no such fold"):
         common.in_processes(2, [script])
-    script.write_text("import os\nraise KeyError('mark') if os.environ['RANK'] == '1' else 0")
+    script.write_text("import os\nif os.environ['RANK'] == '1':\n    raise KeyError('mark')")
     with pytest.raises(ValueError, match=r"failed: (\[rank1\]: )?KeyError: 'mark'$"):
         common.in_processes(2, [script])
     script.write_text("import os\nos.kill(os.getpid(), 9)")
