@@ -310,7 +310,8 @@ def headlines(result: dict) -> list[dict]:
     shown = ("MMBERT", "CKS, conversation, packed", f"the same, best {result['best']} judged")
     return [
         {
-            "measurement": f"{row['contestant']}: rank {row['candidates']} stickers at a new turn",
+            "measurement": f"{row['contestant']}: rank {row['candidates']} stickers at a new turn "
+            f"of {row['tokens']} pieces",
             "size": row["size"],
             "seconds": row["seconds"],
             "rows_per_second": 1 / row["seconds"],

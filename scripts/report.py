@@ -15,6 +15,7 @@ import statistics
 from pathlib import Path
 
 import _cli
+from _benchmark import shown
 
 BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
 FIGURES = ("R@1", "R@3", "R@5", "MRR", "Acc")
@@ -217,7 +218,7 @@ def benchmark(results: Path) -> str:
     ]
     lines += [
         f"| {one['measurement']} | {one['size']} | {one['seconds']:.3f} | "
-        f"{one['rows_per_second']:.1f} | {one['peak_memory_mib']:.0f} |"
+        f"{shown(one['rows_per_second'])} | {one['peak_memory_mib']:.0f} |"
         for one in found["results"]
     ]
     return "\n".join(lines)

@@ -93,7 +93,7 @@ def test_the_readme_gets_the_figures_of_the_files_and_keeps_the_rest(results, tm
     assert "probability 0.9, judged where it does with 0.9, 0.1;" in text
     assert "| CKS | 0, 1 | 42.0, 34.0 | 40.0 to 30.0; 44.0 to 38.0 | 9.0 to 9.0 |" in text
     assert "| CLIP | 0, 1 | 42.0, 34.0 | 40.0 to 30.0; 44.0 to 38.0 | - |" in text
-    assert "| rank | full | 1.500 | 7.2 | 3000 |" in text
+    assert "| rank | full | 1.500 | 7.250 | 3000 |" in text
     assert "| torch | 44.5 | 55.5 | - | 30 | 60 |" in text
     assert "| onnx_int8 | 44.5 | 55.5 | 6 | 10 | 21 |" in text and "by 2e-06 at most" in text
     report.main(arguments)
