@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict:
     """Let all take a new turn, in turn."""
-    rows, stickers = [], []
+    rows = []
     for size in args.sizes:
         for tokens in args.conversation_tokens:
             first = tokens == args.conversation_tokens[0]
@@ -56,56 +56,11 @@ def measure(args: argparse.Namespace) -> dict:
                 rows += _measure(
                     args, size, tokens, counts if first else [min(counts)], Path(folder)
                 )
-                if first:
-                    stickers += _stickers(args, size, Path(folder))
     return {
         "rows": rows,
-        "stickers": stickers,
         "best": args.conversation_best,
         "peak_memory_mib": peak_memory_mib(),
     }
-
-
-def _stickers(args: argparse.Namespace, size: str, folder: Path) -> list[dict]:
-    """Time what comes before the first answer: the stickers' features, at every start or once."""
-    import torch
-    from _benchmark_models import build_cks, build_mmbert, sticker_table
-    from transformers import pipeline
-
-    import modeling_cks  # noqa: F401 (registers the pipeline)
-    from modeling_cks.build_index import build_index
-    from modeling_cks.sticker_index import StickerIndex
-
-    count = max(args.conversation_candidates)
-    table = sticker_table(count, seed=args.seed)
-    mmbert = build_mmbert(size, folder, seed=args.seed, dialogue_tokens=96)
-    model, processor, _ = build_cks(size, seed=args.seed)
-    select = pipeline("sticker-selection", model=model, processor=processor)
-
-    def by_mmbert(number: int) -> None:
-        mmbert.use_stickers(table)
-        with torch.no_grad():
-            mmbert.vision(mmbert.inventory, list(range(count)))
-
-    def built(number: int) -> None:
-        index = StickerIndex.create(folder / f"index {number}", model.config.embed_size, model)
-        build_index(select, table, index)
-
-    def opened(number: int) -> None:
-        index = StickerIndex.open(folder / "index 0")
-        index.check_model(model)
-        index.take(range(count))
-
-    contestants = {
-        "MMBERT, at every start": timed(by_mmbert),
-        "CKS, once: encoded and written to an index": timed(built),
-        "CKS, at every start: the index opened": timed(opened),
-    }
-    timings = alternate(contestants, min(args.repeats, 2))
-    return [
-        {"size": size, "stickers": count, "contestant": name, **one}
-        for name, one in timings.items()
-    ]
 
 
 def _measure(
@@ -250,7 +205,7 @@ def _ceiling(row: dict, ceilings: dict | None) -> float | None:
 
 def table(result: dict) -> str:
     """Lay out for the terminal."""
-    turns = lines(
+    return lines(
         ["contestant", "size", "tokens", "candidates", "seconds", "x MMBERT", "GFLOP"],
         [
             [row["contestant"], row["size"], row["tokens"], row["candidates"], row["seconds"],
@@ -258,14 +213,6 @@ def table(result: dict) -> str:
             for row in result["rows"]
         ],
     )  # fmt: skip
-    return f"{turns}\n\n{lines(*_sticker_cells(result))}"
-
-
-def _sticker_cells(result: dict) -> tuple[list[str], list[list[object]]]:
-    return ["", "size", "stickers", "s"], [
-        [one["contestant"], one["size"], one["stickers"], one["seconds"]]
-        for one in result["stickers"]
-    ]
 
 
 def page(result: dict, folder) -> str:
@@ -297,11 +244,6 @@ def page(result: dict, folder) -> str:
                 ],
             )
         )  # fmt: skip
-    parts.append(
-        "Before the first answer there are the stickers. A model's features of a sticker depend on "
-        "the sticker alone: an index keeps them from start to start.\n\n"
-        + markdown(*_sticker_cells(result))
-    )
     return "\n\n".join(parts)
 
 

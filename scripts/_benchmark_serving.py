@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -159,23 +160,29 @@ def _load(port: int, clients: int, requests: int, name: str) -> tuple[float, lis
                 problems.append(body.decode(errors="replace")[:200])
             return time.perf_counter() - start
 
-        ask()
-        ready.wait()
-        for number in range(requests // clients):
-            words = utterance(_TOKENS // len(turns), f"{name} {client} {number}")
-            turns = [*turns[1:], {"speaker": 1 - turns[-1]["speaker"], "text": words}]
-            latencies.append(ask())
-        connection.close()
+        try:
+            ask()
+            ready.wait()
+            for number in range(requests // clients):
+                words = utterance(_TOKENS // len(turns), f"{name} {client} {number}")
+                turns = [*turns[1:], {"speaker": 1 - turns[-1]["speaker"], "text": words}]
+                latencies.append(ask())
+        except (OSError, http.client.HTTPException, threading.BrokenBarrierError) as error:
+            problems.append(f"client {client}: {error!r}")
+            ready.abort()
+        finally:
+            connection.close()
 
     threads = [threading.Thread(target=chat, args=(client,)) for client in range(clients)]
     for thread in threads:
         thread.start()
-    ready.wait()
+    with contextlib.suppress(threading.BrokenBarrierError):  # the problems say why
+        ready.wait()
     start = time.perf_counter()
     for thread in threads:
         thread.join()
-    if problems:
-        raise ValueError(f"the server answered {problems[0]}")
+    if problems or len(latencies) != requests // clients * clients:
+        raise ValueError(f"serving {name}: {(problems or ['answers are missing'])[0]}")
     return time.perf_counter() - start, latencies
 
 

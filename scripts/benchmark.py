@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 COMPARISONS = (
     "ceilings",
+    "stickers",
     "conversation",
     "shortcuts",
     "split",

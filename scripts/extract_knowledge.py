@@ -29,6 +29,8 @@ from modeling_cks.knowledge import (
 
 # Utterances between two writings: seconds of work on a CPU, and full batches of each length.
 _CHUNK = 256
+# As many utterances as fill a pass: six sources each.
+_LEAST_CHUNK = 8
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     if state.is_main_process:
         print(f"{len(texts)} distinct of {total} utterances, {done} already there", flush=True)
     start = time.perf_counter()
-    share = work_list(missing)[state.process_index :: state.num_processes]
+    share = work_list(missing, state.num_processes)[state.process_index :: state.num_processes]
     hidden = not state.is_main_process
     with tqdm(total=len(texts), initial=done, unit="utt", disable=hidden) as bar:
 
@@ -110,15 +112,18 @@ def distinct_utterances(
     return list(texts), total
 
 
-def work_list(texts: list[str]) -> list[list[str]]:
+def work_list(texts: list[str], workers: int = 1) -> list[list[str]]:
     """Cut the texts into chunks of about one length each.
 
     The longest come first, so that a batch that is too large for the memory fails at once and the
     time that is left is never underestimated. Each chunk stands for itself: several workers may
-    each take every n-th.
+    each take every n-th, and with several of them chunks are small enough for all to have work.
     """
     order = sorted(texts, key=lambda text: (-len(text), text))
-    return [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
+    size = _CHUNK
+    if workers > 1:
+        size = min(_CHUNK, max(_LEAST_CHUNK, -(-len(order) // (4 * workers))))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = listener.getsockname()[:2]
         print(f"{len(stickers)} stickers on http://{host}:{port}/select", flush=True)
-        config = uvicorn.Config(create_app(batcher), log_level="warning")
+        # A client that keeps its connection may pause: while it does, nothing is closed under it.
+        config = uvicorn.Config(create_app(batcher), log_level="warning", timeout_keep_alive=75)
         uvicorn.Server(config).run(sockets=[listener])
     return 0
 

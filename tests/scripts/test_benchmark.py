@@ -75,7 +75,7 @@ def test_a_turn_of_a_chat_costs_what_it_must(read):
         few["the same, best 5 judged"]["gflop"]
     )
     assert {row["kind"] for row in rows if "judged" in row["contestant"]} == {"shortcut"}
-    stickers = read["comparisons"]["conversation"]["stickers"]
+    stickers = read["comparisons"]["stickers"]["rows"]
     assert [row["contestant"].partition(",")[0] for row in stickers] == ["MMBERT", "CKS", "CKS"]
     assert {row["stickers"] for row in stickers} == {307}
     # A longer dialogue is more work for all of them, and is asked of the fewest candidates only.

@@ -96,6 +96,14 @@ def test_the_work_list_is_a_partition_by_length(script):
     lengths = [len(text) for text in flat]
     assert lengths == sorted(lengths, reverse=True)
     assert script.work_list(texts[::-1]) == chunks and script.work_list([]) == []
+    # Few texts are shared out too; many lie in chunks as large as ever.
+    for count, sizes in ((1000, {125}), (90, {12, 6}), (20, {8, 4}), (3, {3})):
+        few = script.work_list(texts[:count], 2)
+        assert {len(chunk) for chunk in few} == sizes
+        assert [text for chunk in few for text in chunk] == [
+            text for chunk in script.work_list(texts[:count]) for text in chunk
+        ]
+    assert max(map(len, script.work_list([f"{n}" for n in range(9000)], 2))) == 256
 
 
 def test_killed_and_resumed_without_loss(data, comet, tmp_path):
@@ -132,7 +140,7 @@ import sys, time
 scripts, data, comet, store, *slow = sys.argv[1:]
 sys.path.insert(0, scripts)
 import extract_knowledge
-extract_knowledge._CHUNK = 4
+extract_knowledge._CHUNK = extract_knowledge._LEAST_CHUNK = 4
 if slow:
     add = extract_knowledge.KnowledgeStore.add
     extract_knowledge.KnowledgeStore.add = lambda *a: (add(*a), time.sleep(1))
