@@ -13,7 +13,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from .sticker_index import features_fingerprint
+from .sticker_pack import features_fingerprint
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 # Run by nobody who ranks: what COMET writes out for people to read goes through the first, which is

@@ -15,7 +15,6 @@ process or another, sees all of a change or nothing, and a killed writer leaves 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -32,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sticker_pack import StickerPack
+from .sticker_pack import StickerPack, features_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -471,19 +470,6 @@ class StickerIndex:
             ours = path.name.lstrip(".").startswith(("segment-", "removed-", _MANIFEST))
             if ours and path.name not in named:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def features_fingerprint(model) -> str:
-    """Return the SHA-256 of what a model's stickers' features depend on: its visual extractor."""
-    known = getattr(model, "known_fingerprint", None)  # of a model that was packed since
-    if known is not None:
-        return known
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.visual_extractor.state_dict().items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        total.update(memoryview(raw.numpy()))
-    return total.hexdigest()
 
 
 @dataclass

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -66,3 +67,16 @@ def join_words(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         name: torch.cat([F.pad(part[name], (0, width - part[name].shape[1])) for part in parts])
         for name in WORDS
     }
+
+
+def features_fingerprint(model) -> str:
+    """Return the SHA-256 of what a model's stickers' features depend on: its visual extractor."""
+    known = getattr(model, "known_fingerprint", None)  # of a model that was packed since
+    if known is not None:
+        return known
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.visual_extractor.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        total.update(memoryview(raw.numpy()))
+    return total.hexdigest()
