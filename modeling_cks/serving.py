@@ -22,6 +22,10 @@ _LONGEST_BODY = 1 << 20
 _RETRY_SECONDS = 1
 
 
+class ClosedError(RuntimeError):
+    """Nothing is answered any more."""
+
+
 class FullError(RuntimeError):
     """So many requests wait already that another would wait too long."""
 
@@ -89,14 +93,14 @@ class Batcher:
         Raises:
             ValueError: the dialogue cannot be read.
             FullError: too many wait already.
-            RuntimeError: it was closed.
+            ClosedError: it was closed.
         """
         turns = read_dialogue(dialogue)[-self.select.processor.max_utterances :]
         options = (("explain", explain), ("packs", None if packs is None else tuple(packs)))
         request = _Request(turns, top_k, options)
         with self._lock:
             if self._closed:
-                raise RuntimeError("closed: nothing is answered any more")
+                raise ClosedError("closed: nothing is answered any more")
             try:
                 self._waiting.put_nowait(request)
             except queue.Full:
@@ -204,7 +208,7 @@ def create_app(batcher: Batcher):
             answer = batcher.submit(**_read(body, batcher.stickers))
         except ValueError as error:
             return refused(400, str(error))
-        except RuntimeError as error:  # full or closed
+        except (FullError, ClosedError) as error:
             return refused(503, str(error), **{"Retry-After": str(_RETRY_SECONDS)})
         try:
             return JSONResponse(await asyncio.wrap_future(answer))

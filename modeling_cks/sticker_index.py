@@ -542,7 +542,7 @@ class _Segment:
         ]
 
     def directions(self, rows) -> np.ndarray:
-        """Return v of rows (n, D), of length 1."""
+        """Return v of rows (..., D), of length 1."""
         return self.embeds[rows] / self.norms[rows, None]
 
     def search(
@@ -791,8 +791,7 @@ def _build(
     mean = sample.mean(0)
     if queries is None:
         pairs = draw.choice(rows, (_TUNING_QUERIES, 2))
-        both = segment.embeds[pairs] / segment.norms[pairs][..., None]
-        queries = _checked_queries(both.sum(1), size)
+        queries = _checked_queries(segment.directions(pairs).sum(1), size)
     queries = queries[:_TUNING_QUERIES]
     # By similarity, so that another of equals is as good.
     similar, _ = segment._compare(queries, min(_TUNING_COUNT, rows), None)

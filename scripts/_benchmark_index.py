@@ -22,6 +22,8 @@ _TRUTH_ROWS = 65_536
 _RECALL = 0.99
 _COUNT = 100
 _H_AXES = 64
+# How often stickers are drawn, each time lying differently to the dialogues.
+_DRAWS = 5
 # Of the stickers whose features were measured each face comes in five styles.
 _ALIKE = 5
 # Axes of the stickers' features, by falling variance, are told of in bands: these are the ends.
@@ -66,12 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stickers at which other kinds of index are built too (default: 100000)",
     )
     parser.add_argument(
-        "--index-draws",
-        type=int,
-        default=5,
-        help="how often so many stickers are drawn anew, each time lying differently (default: 5)",
-    )
-    parser.add_argument(
         "--index-queries", type=int, default=200, help="searches timed (default: 200)"
     )
     parser.add_argument(
@@ -95,8 +91,10 @@ def measure(args: argparse.Namespace) -> dict:
             row, simulation, index, truth = _at(args, Path(folder), lie, size, count, args.seed)
             rows.append(row)
             if size == kinds_at:
+                draws.append(row)
                 kinds = _kinds(index, simulation.queries(count), truth, quick=args.quick)
-    for seed in range(args.seed, args.seed + (2 if args.quick else args.index_draws)):
+    first = args.seed + len(draws)
+    for seed in range(first, args.seed + (2 if args.quick else _DRAWS)):
         with tempfile.TemporaryDirectory(dir=args.index_folder) as folder:
             draws.append(_at(args, Path(folder), lie, kinds_at, count, seed)[0])
     return {

@@ -8,7 +8,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from _benchmark import alternate, flops, in_processes, lines, markdown, timed
+from _benchmark import alternate, flops, in_processes, lines, markdown, share, timed
 from _cli import ROOT, peak_memory_mib
 
 TITLE = "Knowledge"
@@ -16,6 +16,7 @@ TITLE = "Knowledge"
 # row has as many as the mean of MOD-mini's. The distinct ones are what a release has turns.
 _MOD_DIALOGUES, _MOD_TURNS = 45_000, 13
 _GPU_SHARE = 0.35
+_MOST_REPEATS = 2  # each takes minutes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=10,
         help="training dialogues of the MOD-mini that is extracted (default: 10)",
-    )
-    parser.add_argument(
-        "--knowledge-repeats", type=int, default=2, help="timings per median (default: 2)"
     )
     parser.add_argument(
         "--knowledge-loop",
@@ -83,7 +81,7 @@ def _measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict]:
     contestants = {"loop": timed(lambda number: [_alone(comet, text) for text in chosen])}
     for count in (1, 2):
         contestants[count] = lambda number, count=count: _extract(args, folder, count, number)
-    timings = alternate(contestants, 1 if args.quick else args.knowledge_repeats)
+    timings = alternate(contestants, 1 if args.quick else min(args.repeats, _MOST_REPEATS))
     loop = timings["loop"]["seconds"] / len(chosen)
     work = flops(lambda: comet._compute(texts[:48], None)) / min(len(texts), 48)
 
@@ -174,18 +172,17 @@ def page(result: dict, folder) -> str:
     work = last["gflop_per_utterance"]
     rate = result["gpu_share"] * result["gpu_peak_tflops"] * 1e3
     minutes = result["mod_utterances"] * work / rate / 60
-    share = ""
-    ceilings = result.get("ceilings") or {}
-    if "fp32_gflops" in ceilings and last["size"] == "full" and result["device"] == "cpu":
-        reached = work / fastest["seconds_per_distinct"]
-        share = f" That is {100 * reached / ceilings['fp32_gflops']:.0f} % of the ceiling."
+    reached = share(work, fastest["seconds_per_distinct"], result.get("ceilings"))
+    said = ""
+    if reached is not None and last["size"] == "full" and result["device"] == "cpu":
+        said = f" That is {reached:.0f} % of the ceiling."
     return (
         f"MOD-mini, {last['occurrences']:,} utterances in its rows of which {last['distinct']:,} "
         "are distinct, as a row repeats what was said before; `extract_knowledge.py` with one "
         "process and two on the same cores. The loop asks COMET of each utterance of each row, one "
         "relation at a time.\n\n"
         f"{markdown(*_cells(result))}\n\n"
-        f"An utterance takes {work:.1f} GFLOP ({last['size']} size).{share} MOD has about "
+        f"An utterance takes {work:.1f} GFLOP ({last['size']} size).{said} MOD has about "
         f"{result['mod_utterances']:,} utterances ({_MOD_DIALOGUES:,} dialogues of "
         f"{_MOD_TURNS}), if all are distinct: at the measured rate {hours:.0f} hours on this "
         f"machine. On a GPU of {result['gpu_peak_tflops']:.0f} TFLOP/s (bf16) of which "

@@ -13,15 +13,13 @@ TITLE = "What the shortcuts cost"
 _METRICS = ("R@1", "R@5", "MRR")
 _BEST = {"given": (1, 2, 3, 5, 8), "all": (1, 5, 10, 20, 50)}
 _BATCH = 32
+_MOST_REPEATS = 2  # each takes minutes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the trained model and its data."""
     parser.add_argument("--shortcuts-model", type=Path, help="folder of a trained model")
     parser.add_argument("--shortcuts-data", type=Path, help="folder of prepare_mod.py")
-    parser.add_argument(
-        "--shortcuts-repeats", type=int, default=2, help="timings per median (default: 2)"
-    )
     parser.add_argument("--shortcuts-split", default="validation", help="default: validation")
     parser.add_argument(
         "--shortcuts-samples", type=int, help="the first so many (default: all of the split)"
@@ -57,7 +55,7 @@ def measure(args: argparse.Namespace) -> dict:
         processor.knowledge_store = str(args.shortcuts_data / "knowledge")
         return CKSModel.from_pretrained(args.shortcuts_model).eval(), processor
 
-    count, repeats = args.shortcuts_all_samples, min(args.repeats, args.shortcuts_repeats)
+    count, repeats = args.shortcuts_all_samples, min(args.repeats, _MOST_REPEATS)
     found = _measure(load, data.stickers, samples, count, repeats)
     return {
         **found,

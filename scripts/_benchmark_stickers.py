@@ -14,10 +14,7 @@ TITLE = "Before the first answer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the number of stickers."""
-    parser.add_argument(
-        "--stickers-count", type=int, default=307, help="stickers encoded (default: 307)"
-    )
+    """Add nothing: there are as many stickers as MOD has."""
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -31,15 +28,14 @@ def measure(args: argparse.Namespace) -> dict:
 
 def _measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict]:
     import torch
-    from _benchmark_models import build_cks, build_mmbert, sticker_table
+    from _benchmark_models import STICKERS, build_cks, build_mmbert, sticker_table
     from transformers import pipeline
 
     import modeling_cks  # noqa: F401 (registers the pipeline)
     from modeling_cks.build_index import build_index
     from modeling_cks.sticker_index import StickerIndex
 
-    count = args.stickers_count
-    table = sticker_table(count, seed=args.seed)
+    table = sticker_table(seed=args.seed)
     mmbert = build_mmbert(size, folder, seed=args.seed, dialogue_tokens=96)
     model, processor, _ = build_cks(size, seed=args.seed)
     select = pipeline("sticker-selection", model=model, processor=processor)
@@ -47,7 +43,7 @@ def _measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict]:
     def by_mmbert(number: int) -> None:
         mmbert.use_stickers(table)
         with torch.no_grad():
-            mmbert.vision(mmbert.inventory, list(range(count)))
+            mmbert.vision(mmbert.inventory, list(range(STICKERS)))
 
     def built(number: int) -> None:
         select._known.clear()  # it remembers pictures, and would not encode them again
@@ -57,7 +53,7 @@ def _measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict]:
     def opened(number: int) -> None:
         index = StickerIndex.open(folder / "index 0")
         index.check_model(model)
-        index.take(range(count))
+        index.take(range(STICKERS))
 
     contestants = {
         "MMBERT, at every start": timed(by_mmbert),
@@ -66,7 +62,7 @@ def _measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict]:
     }
     timings = alternate(contestants, min(args.repeats, 2))
     return [
-        {"size": size, "stickers": count, "contestant": name, **one}
+        {"size": size, "stickers": STICKERS, "contestant": name, **one}
         for name, one in timings.items()
     ]
 

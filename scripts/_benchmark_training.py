@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from _benchmark import Clock, alternate, flops, in_processes, lines, markdown
+from _benchmark import Clock, alternate, flops, in_processes, lines, markdown, share
 from _cli import peak_memory_mib
 
 TITLE = "Training"
@@ -375,12 +375,13 @@ def _collation(args: argparse.Namespace, size: str, count: int) -> dict:
 
 def _share(row: dict, result: dict) -> float | None:
     """Say what share of the ceiling a step reaches."""
-    rate = row["gflop_per_sample"] * row["samples_per_second"]
+    work, seconds = row["gflop_per_sample"], 1 / row["samples_per_second"]
     if result["peak_tflops"]:
-        return 100 * rate / 1000 / result["peak_tflops"]
-    ceilings = result.get("ceilings") or {}
-    peak = ceilings.get("bf16_gflops" if "bfloat16" in row["contestant"] else "fp32_gflops")
-    return 100 * rate / peak if peak and row["size"] == "full" else None
+        return 100 * work / seconds / 1000 / result["peak_tflops"]
+    if row["size"] != "full":
+        return None
+    precision = "bf16" if "bfloat16" in row["contestant"] else "fp32"
+    return share(work, seconds, result.get("ceilings"), precision)
 
 
 _TITLES = ["", "size", "samples", "s a step", "samples/s", "times MMBERT's", "GFLOP a sample"]
