@@ -437,6 +437,15 @@ def test_a_manifest_that_lacks_something_is_named(large, change, says):
         StickerIndex.open(large.folder)
 
 
+def test_axes_of_another_segment_are_named(large):
+    (path,) = large.folder.rglob("axes.npy")
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(
+        ValueError, match="segment-.*: a damaged segment, of 1900 rows along 12 axes"
+    ):
+        StickerIndex.open(large.folder)
+
+
 def test_rows_removed_that_are_not_there_are_named(large):
     (path,) = large.folder.glob("removed-*.npy")
     np.save(path, np.array([5, 2000]))
